@@ -1,0 +1,8 @@
+"""The one exception for a user's mistake. It may be imported from every layer."""
+
+
+class InputError(ValueError):
+    """Bad input from the user: one line that names the thing, its value, the rule and the next step.
+
+    The command line prints it without a traceback and exits with code 2.
+    """

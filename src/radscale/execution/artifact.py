@@ -1,0 +1,232 @@
+"""Steps, their records, and the folder in which their outputs stand.
+
+A step's output is either absent or whole: it is written under `.partial/`, and renamed to its readable name together
+with its record when it is done. `STORE/pretraining/unicl/n=1000/replicate=0/record.json` says what was run, from what,
+and how.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from radscale.execution.fingerprint import describe_changes, external_identity, fingerprint
+
+RECORD = "record.json"
+
+Status = Literal["done", "stale", "running", "failed", "interrupted", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A plain function with complete settings, to be run once.
+
+    `function` is "package.module:name" and is called as `function(config, inputs, out, context) -> dict`. `config`
+    holds literals, `inputs` the upstream steps, `external` files and folders that no step made (known by content).
+    `options` are handed over too but never enter the identity (paths of secrets, names for people). `version` is raised
+    when the meaning of the function changes. `slots` is how many workers it occupies (0: all of them).
+    """
+
+    name: str
+    function: str
+    config: dict[str, Any]
+    inputs: dict[str, "Step"] = field(default_factory=dict)
+    external: dict[str, Path] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+    slots: int = 1
+    estimated_seconds: float = 1.0
+    description: str = ""
+
+    @property
+    def stage(self) -> str:
+        """First part of the name, e.g. `pretraining`."""
+        return self.name.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is written beside a finished output."""
+
+    name: str
+    fingerprint: str
+    identity: dict[str, Any]
+    result: dict[str, Any]
+    seconds: float
+    peak_memory_gb: float
+    provenance: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record | None":
+        """The record in `folder`, or None if there is no whole artifact there."""
+        try:
+            return cls(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, TypeError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Write durably: the record is what makes an output whole."""
+        with (folder / RECORD).open("w", encoding="utf-8") as file:
+            json.dump(self.__dict__, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class StepState:
+    """Status of one step, and why."""
+
+    status: Status
+    reason: str = ""
+    changes: tuple[str, ...] = ()
+    progress: tuple[int, int, str] | None = None
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a running step may use beside its settings."""
+
+    work: Path
+    """Survives a kill: a step may keep its own resume state here."""
+    num_workers: int
+    options: dict[str, Any]
+    progress: Callable[[int, int, str], None]
+
+
+class ArtifactStore:
+    """A folder of artifacts, one per step, addressed by the step's readable name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        # By object: two steps of one name may differ in their settings. The step is kept so that its id stays its own.
+        self._identities: dict[int, tuple[Step, dict[str, Any]]] = {}
+
+    def path(self, step: Step | str) -> Path:
+        return self.root / (step if isinstance(step, str) else step.name)
+
+    def partial(self, step: Step) -> Path:
+        return self.root / ".partial" / step.name.replace("/", "__")
+
+    def record(self, step: Step) -> Record | None:
+        return Record.read(self.path(step))
+
+    def identity(self, step: Step) -> dict[str, Any]:
+        """Everything that decides what the step's result is."""
+        if id(step) not in self._identities:
+            identity = {
+                "function": step.function,
+                "version": step.version,
+                "config": step.config,
+                "inputs": {name: self.fingerprint(upstream) for name, upstream in step.inputs.items()},
+                "external": self._external_identities(step),
+            }
+            self._identities[id(step)] = (step, identity)
+        return self._identities[id(step)][1]
+
+    def _external_identities(self, step: Step) -> dict[str, str]:
+        identities = {}
+        for name, path in step.external.items():
+            try:
+                identities[name] = external_identity(path)
+            except FileNotFoundError:
+                # A source that was moved away after it was used does not make its result unknown.
+                record = self.record(step)
+                identities[name] = record.identity["external"].get(name, "missing") if record else "missing"
+        return identities
+
+    def fingerprint(self, step: Step) -> str:
+        return fingerprint(self.identity(step))
+
+    def state(self, step: Step) -> StepState:
+        """What is on disk for `step`."""
+        partial = self.partial(step)
+        if self._is_locked(step):
+            return StepState("running", progress=_read_progress(partial))
+        record = self.record(step)
+        if record is not None:
+            if record.fingerprint == self.fingerprint(step):
+                return StepState("done")
+            changes = tuple(describe_changes(record.identity, self.identity(step)))
+            return StepState("stale", "made with other settings", changes)
+        failure = _read_json(partial / "failed.json")
+        if failure is not None:
+            return StepState("failed", str(failure.get("error", "")))
+        if partial.exists():
+            return StepState("interrupted", "will be resumed or done again", progress=_read_progress(partial))
+        return StepState("missing")
+
+    def open_partial(self, step: Step) -> tuple[Path, Path]:
+        """Fresh `out` and surviving `work` folders for a run of `step` (work survives only for the same settings)."""
+        partial = self.partial(step)
+        claim = partial / "claim.json"
+        current = self.fingerprint(step)
+        if (_read_json(claim) or {}).get("fingerprint") != current:
+            shutil.rmtree(partial, ignore_errors=True)
+        out, work = partial / "out", partial / "work"
+        shutil.rmtree(out, ignore_errors=True)
+        (partial / "failed.json").unlink(missing_ok=True)
+        for folder in (out, work):
+            folder.mkdir(parents=True, exist_ok=True)
+        _write_json(claim, {"name": step.name, "fingerprint": current})
+        return out, work
+
+    def commit(self, step: Step, record: Record) -> None:
+        """Turn the partial output into the artifact; nothing half-written ever carries its name."""
+        partial, target = self.partial(step), self.path(step)
+        record.write(partial / "out")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial / "out", target)
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def record_failure(self, step: Step, error: str, details: str) -> None:
+        partial = self.partial(step)
+        partial.mkdir(parents=True, exist_ok=True)
+        _write_json(partial / "failed.json", {"error": error, "details": details})
+
+    @contextmanager
+    def lock(self, step: Step) -> Iterator[bool]:
+        """Hold the step's lock; yields False if another process holds it. The system frees it when a process dies."""
+        file = self._lock_file(step)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def _lock_file(self, step: Step) -> Path:
+        return self.root / ".locks" / (step.name.replace("/", "__") + ".lock")
+
+    def _is_locked(self, step: Step) -> bool:
+        if not self._lock_file(step).exists():
+            return False
+        with self.lock(step) as free:
+            return not free
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _read_progress(partial: Path) -> tuple[int, int, str] | None:
+    value = _read_json(partial / "progress.json")
+    return (int(value["done"]), int(value["total"]), str(value["what"])) if value else None

@@ -1,0 +1,97 @@
+"""Show a run: live bars with ETA on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from radscale.execution.artifact import Step
+from radscale.execution.runner import Outcome
+
+
+class RunDisplay:
+    """Overall bar weighted by the steps' estimated cost, and one bar for every step at work."""
+
+    def __init__(self, console: Console, steps: list[Step]) -> None:
+        self.console = console
+        self.remaining = {step.name for step in steps}
+        self.num_steps = len(steps)
+        self.weights = {step.name: max(step.estimated_seconds, 0.01) for step in steps}
+        self.fraction: dict[str, float] = {}
+        self.live = console.is_terminal
+        self.bars: dict[str, TaskID] = {}
+        self.printed: dict[str, float] = {}
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not self.live,
+        )
+
+    def __enter__(self) -> "RunDisplay":
+        self.started_at = time.monotonic()
+        self.progress.start()
+        self.total = self.progress.add_task(f"[bold]{self.num_steps} steps", total=100)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def started(self, step: Step) -> None:
+        self.bars[step.name] = self.progress.add_task(f"  {step.name}", total=None)
+
+    def progressed(self, step: Step, done: int, total: int, what: str) -> None:
+        self.fraction[step.name] = done / total if total else 0.0
+        self.progress.update(
+            self.bars[step.name], completed=done, total=total or None, description=f"  {step.name} [dim]{what}"
+        )
+        self._update_total()
+        # A log file wants to know that a long step is alive, but not twice a second.
+        now = time.monotonic()
+        if not self.live and now - self.printed.setdefault(step.name, now) > 30:
+            self.printed[step.name] = now
+            self.console.print(f"{step.name}: {done}/{total} {what}, {self._eta()}", highlight=False)
+
+    def finished(self, step: Step, outcome: Outcome, reason: str, seconds: float) -> None:
+        self.fraction[step.name] = 1.0
+        self.remaining.discard(step.name)
+        if step.name in self.bars:
+            self.progress.remove_task(self.bars.pop(step.name))
+        self._update_total()
+        count = f"[{self.num_steps - len(self.remaining)}/{self.num_steps}]".replace("[", r"\[")
+        style = {"done": "green", "failed": "bold red", "skipped": "yellow", "busy": "yellow"}.get(outcome, "")
+        line = (
+            f"{count} [{style}]{outcome:<7}[/] {step.name} [dim]{seconds:.1f} s[/]" if style else f"{count} {step.name}"
+        )
+        self.progress.console.print(line + (f"\n    {reason}" if reason else ""), highlight=False, soft_wrap=True)
+
+    def _share(self) -> float:
+        total = sum(self.weights.values())
+        return (
+            sum(self.weights[name] * part for name, part in self.fraction.items() if name in self.weights) / total
+            if total
+            else 1.0
+        )
+
+    def _update_total(self) -> None:
+        self.progress.update(self.total, completed=100 * self._share())
+
+    def _eta(self) -> str:
+        share, elapsed = self._share(), time.monotonic() - self.started_at
+        return f"about {elapsed / share - elapsed:.0f} s left in all" if share > 0.01 else "time left not known yet"

@@ -1,0 +1,353 @@
+"""The grid of an experiment, enumerated before anything starts: every run as a step with its settings and inputs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from radscale.execution import Step
+from radscale.experiment.settings import (
+    Arm,
+    DatasetSource,
+    DicomSource,
+    Experiment,
+    ImagesSource,
+    LoadedExperiment,
+    OpenWeights,
+    PhantomSource,
+)
+
+STEPS = "radscale.experiment.steps"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One encoder of the study: open weights (size 0) or an arm continued on a subset."""
+
+    arm: str
+    objective: str
+    subset_size: int
+    replicate: int
+    encoder: Step
+    probe: Step
+
+
+class Design:
+    """Steps of an experiment. Building it reads and starts nothing."""
+
+    def __init__(self, loaded: LoadedExperiment) -> None:
+        self.settings: Experiment = loaded.settings
+        self.folder = loaded.folder
+
+    def resolve(self, path: str) -> Path:
+        """A path in the experiment file starts at the file's folder."""
+        return (self.folder / Path(path).expanduser()).resolve()
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def archives(self) -> dict[str, Step]:
+        """Phantom hospitals, by dataset."""
+        return {
+            name: Step(
+                name=f"phantom/{name}",
+                function=f"{STEPS}:make_phantom",
+                config={
+                    "hospital": dataset.source.hospital,
+                    "num_patients": dataset.source.num_patients,
+                    "seed": dataset.source.seed,
+                    **dataset.source.settings,
+                },
+                slots=0,
+                estimated_seconds=0.06 * dataset.source.num_patients,
+                description=f"phantom hospital '{dataset.source.hospital}', {dataset.source.num_patients} patients",
+            )
+            for name, dataset in self.settings.datasets.items()
+            if isinstance(dataset.source, PhantomSource)
+        }
+
+    @cached_property
+    def datasets(self) -> dict[str, Step]:
+        return {name: self._dataset(name) for name in self.settings.datasets}
+
+    def _dataset(self, name: str) -> Step:
+        dataset = self.settings.datasets[name]
+        source = dataset.source
+        if isinstance(source, DatasetSource):
+            return Step(
+                name=f"datasets/{name}",
+                function=f"{STEPS}:link_dataset",
+                config={"kind": "dataset"},
+                external={"manifest": self.resolve(source.path) / "manifest.parquet"},
+                options={"dataset": str(self.resolve(source.path))},
+                description="dataset made by radscale ingest",
+            )
+        config: dict[str, Any] = {
+            "image_size_px": dataset.image_size_px or self.settings.image_size_px,
+            "train_fraction": dataset.splits.train,
+            "validation_fraction": dataset.splits.validation,
+            "test_fraction": dataset.splits.test,
+            "split_seed": self.settings.seed,
+            "num_replicates": max(self.settings.num_replicates(size) for size in self.settings.subset_sizes),
+        }
+        inputs: dict[str, Step] = {}
+        external: dict[str, Path] = {}
+        if isinstance(source, PhantomSource):
+            config |= {"kind": "dicom", "labels_csv": "truth/labels.csv", "labels_engine": "truth"}
+            inputs["source"] = self.archives[name]
+        elif isinstance(source, DicomSource):
+            config |= {"kind": "dicom", **source.settings}
+            external["source"] = self.resolve(source.archive)
+        elif isinstance(source, ImagesSource):
+            config |= {"kind": "images", **source.settings}
+            external["source"] = self.resolve(source.folder)
+        return Step(
+            name=f"datasets/{name}",
+            function=f"{STEPS}:ingest_dataset",
+            config=config,
+            inputs=inputs,
+            external=external,
+            slots=0,
+            estimated_seconds=20,
+            description="archive -> de-identified dataset",
+        )
+
+    @cached_property
+    def labels(self) -> dict[str, Step]:
+        """Label tables by dataset: extracted from reports, or the dataset's own."""
+        return {
+            name: Step(
+                name=f"extraction/{name}",
+                function=f"{STEPS}:extract_labels",
+                config={"engine": "rules"},
+                inputs={"dataset": self.datasets[name]},
+                estimated_seconds=5,
+                description="reports -> findings, lines and tubes (rules)",
+            )
+            for name, dataset in self.settings.datasets.items()
+            if dataset.labels == "rules"
+        }
+
+    def label_step(self, dataset: str) -> Step:
+        """The step whose output holds the labels that tasks and label texts of `dataset` use."""
+        return self.labels.get(dataset, self.datasets[dataset])
+
+    # --- encoders -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def open_weights(self) -> dict[str, Step]:
+        return {name: self._open_weights(name, weights) for name, weights in self.settings.open_weights.items()}
+
+    def _open_weights(self, name: str, weights: OpenWeights) -> Step:
+        if weights.load is not None:
+            return Step(
+                name=f"open_weights/{name}",
+                function=f"{STEPS}:import_open_weights",
+                config={"model": weights.load},
+                external={"weights": self.resolve(str(weights.weights))},
+                estimated_seconds=5,
+                description=f"import {weights.load} weights",
+            )
+        dataset = str(weights.pretrain_on)
+        return Step(
+            name=f"open_weights/{name}",
+            function=f"{STEPS}:pretrain_open_weights",
+            config={
+                "pretraining": self.pretraining_settings(str(weights.objective), weights.settings),
+                "architecture": weights.architecture,
+                "epochs": weights.epochs,
+            },
+            inputs={"dataset": self.datasets[dataset], "labels": self.label_step(dataset)},
+            estimated_seconds=40,
+            description=f"{weights.objective} from scratch on '{dataset}'",
+        )
+
+    def pretraining_settings(self, objective: str, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Settings of a pretraining run without its subset and budget."""
+        return {"seed": self.settings.seed, **merge(self.settings.pretraining, overrides), "objective": objective}
+
+    @cached_property
+    def budgets(self) -> dict[str, Step]:
+        """Per arm: what one image of it costs, and one of the arm in whose epochs the budget is given."""
+        steps = {}
+        for name, arm in self.settings.arms.items():
+            reference = self.settings.budget.reference or name
+            reference_arm = self.settings.arms[reference]
+            steps[name] = Step(
+                name=f"budget/{name}",
+                function=f"{STEPS}:measure_cost",
+                config={
+                    "arm": self.pretraining_settings(arm.objective, arm.settings),
+                    "reference": self.pretraining_settings(reference_arm.objective, reference_arm.settings),
+                },
+                inputs={"arm": self.open_weights[arm.start], "reference": self.open_weights[reference_arm.start]},
+                estimated_seconds=2,
+                description=f"FLOPs of one image, {name} and {reference}",
+            )
+        return steps
+
+    def _continue(self, name: str, arm: Arm, size: int, replicate: int) -> Step:
+        dataset = self.settings.pretraining_dataset
+        budget = self.settings.budget
+        return Step(
+            name=f"pretraining/{name}/n={size}/replicate={replicate}",
+            function=f"{STEPS}:continue_pretraining",
+            config={
+                "pretraining": {
+                    **self.pretraining_settings(arm.objective, arm.settings),
+                    "subset_size": size,
+                    "replicate": replicate,
+                },
+                "budget": budget.model_dump(exclude_none=True, exclude={"reference"}),
+            },
+            inputs={
+                "dataset": self.datasets[dataset],
+                "labels": self.label_step(dataset),
+                "init": self.open_weights[arm.start],
+                "budget": self.budgets[name],
+            },
+            estimated_seconds=10,
+            description=f"{arm.objective} from {arm.start} on {size:,} images",
+        )
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    def _probe(self, arm: str, objective: str, size: int, replicate: int, encoder: Step) -> Step:
+        name = f"probing/{arm}" + (f"/n={size}/replicate={replicate}" if size else "")
+        inputs = {"encoder": encoder}
+        plans = []
+        for dataset in dict.fromkeys(evaluation.dataset for evaluation in self.settings.evaluations.values()):
+            inputs |= {f"dataset:{dataset}": self.datasets[dataset], f"labels:{dataset}": self.label_step(dataset)}
+            chosen = {k: v for k, v in self.settings.evaluations.items() if v.dataset == dataset}
+            probe = self.settings.probe
+            for evaluation in chosen.values():
+                probe = merge(probe, evaluation.probe)
+            plans.append({"dataset": dataset, "task_sets": {k: v.tasks for k, v in chosen.items()}, "probe": probe})
+        return Step(
+            name=name,
+            function=f"{STEPS}:probe_encoder",
+            config={
+                "arm": arm,
+                "objective": objective,
+                "subset_size": size,
+                "replicate": replicate,
+                "plans": plans,
+            },
+            inputs=inputs,
+            estimated_seconds=8,
+            description="frozen encoder -> prediction tables",
+        )
+
+    @cached_property
+    def runs(self) -> list[PlannedRun]:
+        """Every encoder of the study: open weights first, then arms x sizes x replicates, small sizes first."""
+        runs = []
+        for name, step in self.open_weights.items():
+            probe = self._probe(name, "open_weights", 0, 0, step)
+            runs.append(PlannedRun(name, "open_weights", 0, 0, step, probe))
+        for size in self.settings.subset_sizes:
+            for replicate in range(self.settings.num_replicates(size)):
+                for name, arm in self.settings.arms.items():
+                    encoder = self._continue(name, arm, size, replicate)
+                    probe = self._probe(name, arm.objective, size, replicate, encoder)
+                    runs.append(PlannedRun(name, arm.objective, size, replicate, encoder, probe))
+        return runs
+
+    @cached_property
+    def arm_facts(self) -> dict[str, dict[str, Any]]:
+        """Label, objective and open weights of every arm; open weights are arms of their own."""
+        facts: dict[str, dict[str, Any]] = {
+            name: {"label": weights.label, "objective": "open_weights", "open_weights_arm": None}
+            for name, weights in self.settings.open_weights.items()
+        }
+        for name, arm in self.settings.arms.items():
+            facts[name] = {"label": arm.label, "objective": arm.objective, "open_weights_arm": arm.start}
+        return facts
+
+    @cached_property
+    def analysis(self) -> Step:
+        inputs = {run.probe.name: run.probe for run in self.runs}
+        for name in dict.fromkeys(evaluation.dataset for evaluation in self.settings.evaluations.values()):
+            inputs[f"dataset:{name}"] = self.datasets[name]
+        return Step(
+            name="analysis",
+            function=f"{STEPS}:analyse",
+            config={
+                "arms": self.arm_facts,
+                "evaluations": {name: e.dataset for name, e in self.settings.evaluations.items()},
+                **self.settings.analysis.model_dump(),
+            },
+            inputs=inputs,
+            estimated_seconds=20,
+            description="AUPRC, paired bootstrap, scaling laws, subgroups",
+        )
+
+    @cached_property
+    def agreement(self) -> dict[str, Step]:
+        """Extracted labels against the labels that came with a dataset, where both exist."""
+        return {
+            name: Step(
+                name=f"agreement/{name}",
+                function=f"{STEPS}:measure_agreement",
+                config={},
+                inputs={"dataset": self.datasets[name], "labels": labels},
+                description="extracted labels against those that came with the data",
+            )
+            for name, labels in self.labels.items()
+            if isinstance(self.settings.datasets[name].source, PhantomSource)
+            or "labels_csv" in getattr(self.settings.datasets[name].source, "settings", {})
+        }
+
+    @cached_property
+    def pictures(self) -> list[Step]:
+        """Contact sheets of the datasets, and similarity maps of open weights and the largest subsets."""
+        steps = [
+            Step(
+                name=f"pictures/{name}",
+                function=f"{STEPS}:draw_contact_sheet",
+                config={"num_images": 12, "seed": self.settings.seed},
+                inputs={"dataset": step},
+                description="contact sheet",
+            )
+            for name, step in self.datasets.items()
+        ]
+        largest = [
+            run for run in self.runs if run.subset_size in (0, self.settings.subset_sizes[-1]) and not run.replicate
+        ]
+        if self.settings.similarity.num_images:
+            dataset = self.settings.pretraining_dataset
+            inputs = {run.arm: run.encoder for run in largest} | {"dataset:": self.datasets[dataset]}
+            if dataset in self.archives:
+                inputs["archive:"] = self.archives[dataset]
+            steps.append(
+                Step(
+                    name="similarity",
+                    function=f"{STEPS}:draw_similarity",
+                    config={
+                        "num_images": self.settings.similarity.num_images,
+                        "arms": {name: facts["label"] for name, facts in self.arm_facts.items()},
+                        "seed": self.settings.seed,
+                    },
+                    inputs=inputs,
+                    estimated_seconds=4,
+                    description="patch-similarity maps",
+                )
+            )
+        return steps
+
+    @cached_property
+    def targets(self) -> list[Step]:
+        """All steps in the order in which a person wants them done: data, encoders with their probes, then the rest."""
+        steps: list[Step] = []
+        for run in self.runs:
+            steps += [run.encoder, run.probe]
+        return [*self.agreement.values(), *steps, self.analysis, *self.pictures]
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, nested mappings merged."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,164 @@
+"""An experiment and its output folder: plan it, run it, say where it stands, write its answer page."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from radscale.errors import InputError
+from radscale.execution import ArtifactStore, RunSummary, Step, StepState, run_steps
+from radscale.execution.display import RunDisplay
+from radscale.execution.runner import topological_order
+from radscale.experiment.design import Design
+from radscale.experiment.settings import (
+    DatasetSource,
+    DicomSource,
+    ImagesSource,
+    LoadedExperiment,
+    PhantomSource,
+)
+
+# Imported once by the fork server, so that every step starts with them in memory.
+PRELOAD = ("torch", "numpy", "pyarrow", "pyarrow.parquet", "radscale.models", "radscale.losses")
+STAGES = (
+    "phantom",
+    "datasets",
+    "extraction",
+    "agreement",
+    "open_weights",
+    "budget",
+    "pretraining",
+    "probing",
+    "analysis",
+    "pictures",
+    "similarity",
+)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What a stage cost: summed over its steps, which may have run side by side."""
+
+    stage: str
+    num_steps: int
+    seconds: float
+    peak_memory_gb: float
+
+
+class Study:
+    """A loaded experiment with a place for its results."""
+
+    def __init__(self, loaded: LoadedExperiment, out: Path | None = None) -> None:
+        self.design = Design(loaded)
+        self.settings = loaded.settings
+        self.store = ArtifactStore(out or Path("runs") / loaded.settings.name)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        return topological_order(self.design.targets)
+
+    def check(self) -> None:
+        """Find every mistake that can be found before anything starts.
+
+        Raises:
+            InputError: a setting that a stage refuses, or a source that is not there.
+        """
+        from radscale.experiment.checks import check_settings
+
+        self._check_sources()
+        check_settings(self.design)
+
+    def _check_sources(self) -> None:
+        for name, dataset in self.settings.datasets.items():
+            step = self.design.datasets[name]
+            source = dataset.source
+            if isinstance(source, PhantomSource) or self.store.record(step) is not None:
+                continue
+            kinds: dict[type, str] = {DicomSource: "archive", ImagesSource: "folder", DatasetSource: "path"}
+            key = kinds[type(source)]
+            path = self.design.resolve(getattr(source, key))
+            if not path.is_dir():
+                raise InputError(f"datasets.{name}.source.{key}: {path} is not a folder; correct the path")
+        for name, weights in self.settings.open_weights.items():
+            step = self.design.open_weights[name]
+            if weights.load is None or self.store.record(step) is not None:
+                continue
+            path = self.design.resolve(str(weights.weights))
+            if not path.exists():
+                raise InputError(f"open_weights.{name}.weights: {path} does not exist; correct the path")
+
+    def run(self, console: Console, *, num_workers: int, rebuild: bool = False, only: str | None = None) -> RunSummary:
+        """Do what is missing. Nothing that is done is done again."""
+        self.check()
+        targets = self._targets(only)
+        steps = self._with_secret(topological_order(targets))
+        with RunDisplay(console, [step for step in steps if self.store.state(step).status != "done"]) as display:
+            return run_steps(
+                steps, self.store, display=display, num_workers=num_workers, rebuild=rebuild, preload=PRELOAD
+            )
+
+    def _targets(self, only: str | None) -> Sequence[Step]:
+        if only is None:
+            return self.design.targets
+        if only not in STAGES:
+            raise InputError(f"--only {only}: no such stage; allowed: {', '.join(STAGES)}")
+        targets = [step for step in self.steps if step.stage == only]
+        if not targets:
+            raise InputError(f"--only {only}: this experiment has no step of that stage")
+        return targets
+
+    def _with_secret(self, steps: list[Step]) -> list[Step]:
+        """Say where the pseudonym secret lies: beside the outputs, never in one."""
+        for step in steps:
+            if step.stage == "datasets":
+                step.options["secret"] = str(self.store.root / "secret.key")
+        return steps
+
+    def states(self) -> dict[str, StepState]:
+        return {step.name: self.store.state(step) for step in self.steps}
+
+    def stage_times(self) -> list[StageTime]:
+        """Seconds and memory of the finished steps, by stage, from their records."""
+        times = []
+        for stage in STAGES:
+            records = [record for step in self.steps if step.stage == stage and (record := self.store.record(step))]
+            if records:
+                times.append(
+                    StageTime(
+                        stage,
+                        len(records),
+                        sum(record.seconds for record in records),
+                        max(record.peak_memory_gb for record in records),
+                    )
+                )
+        return times
+
+    def report(self) -> Path:
+        """Write the answer page from what is done.
+
+        Raises:
+            InputError: if the analysis is not done yet.
+        """
+        from radscale.experiment.report import write_study_report
+
+        state = self.store.state(self.design.analysis)
+        if state.status != "done":
+            raise InputError(
+                f"{self.settings.name}: the analysis is {state.status}; do `radscale run` first (see `radscale status`)"
+            )
+        return write_study_report(self)
+
+    def costs(self) -> list[dict[str, Any]]:
+        from radscale.experiment.costs import planned_costs
+
+        return planned_costs(self.design, self.store)
+
+
+def default_workers() -> int:
+    """One worker per two cores on large machines, one per core on small ones."""
+    cores = os.cpu_count() or 1
+    return cores if cores <= 4 else max(4, cores // 2)

@@ -1,0 +1,1 @@
+"""Experiments that come with radscale, as YAML files; a user's file may say `extends: NAME`."""

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+
+from radscale.errors import InputError
+from radscale.experiment import load_experiment
+
+BASE = """\
+name: mine
+title: Mine
+image_size_px: 64
+pretraining_dataset: own
+datasets:
+  own:
+    source:
+      kind: images
+      folder: pictures
+    labels: own
+open_weights:
+  open:
+    label: Open
+    load: dinov2
+    weights: weights
+arms:
+  dinov2:
+    label: DINOv2
+    start: open
+    objective: dinov2
+subset_sizes: [10, 20]
+replicates: {10: 2, 20: 1}
+budget:
+  epochs: 2
+  reference: dinov2
+evaluations:
+  main:
+    label: Main
+    dataset: own
+    tasks: all
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "study.yaml") -> str:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_valid_file_loads(tmp_path: Path) -> None:
+    loaded = load_experiment(write(tmp_path, BASE))
+    assert loaded.settings.subset_sizes == [10, 20]
+    assert loaded.settings.num_replicates(10) == 2
+    assert loaded.folder == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  epochs: 2", "  epocs: 2", r"study\.yaml:\d+: budget\.epocs: unknown key; did you mean 'epochs'\?"),
+        ("  epochs: 2", "  epochs: two", r"study\.yaml:24: budget\.epochs: .*got 'two'"),
+        ("  epochs: 2", "  epochs: -1", r"study\.yaml:24: budget\.epochs: .*greater than 0.*-1"),
+        ("    tasks: all", "    taks: all", r"evaluations\.main\.taks: unknown key; did you mean 'tasks'\?"),
+        ("      kind: images", "      kind: image", r"study\.yaml:\d+: datasets\.own\.source.*'image'.*'images'"),
+        ("      folder: pictures", "      foldr: x", r"datasets\.own\.source\.fold"),
+        ("title: Mine\n", "", r"study\.yaml:\d+: title: is required"),
+        ("    start: open", "    start: opn", r"arms\.dinov2\.start: 'opn' is not one of open_weights \(open\)"),
+        ("subset_sizes: [10, 20]", "subset_sizes: [20, 10]", r"subset_sizes: must rise"),
+        ("{10: 2, 20: 1}", "{10: 2}", r"replicates: one number for each"),
+        ("    weights: weights\n", "", r"open_weights\.open: load needs weights"),
+        ("name: mine\n", "name: mine\nname: two\n", r"study\.yaml:2: key 'name' is given twice \(first in line 1\)"),
+        ("name: mine\n", "name: [\n", r"study\.yaml:\d+: not valid YAML"),
+        ("  reference: dinov2\n", "", r"budget: epochs needs reference"),
+    ],
+)
+def test_a_mistake_is_named_with_file_line_key_and_rule(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in BASE
+    with pytest.raises(InputError, match=expected) as error:
+        load_experiment(write(tmp_path, BASE.replace(old, new)))
+    assert "\n" not in str(error.value)
+
+
+def test_extends_merges_replaces_and_removes(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "base.yaml")
+    child = "extends: base.yaml\nname: child\nsubset_sizes: [5]\nreplicates: null\nbudget: {epochs: 3}\n"
+    settings = load_experiment(write(tmp_path, child)).settings
+    assert (settings.name, settings.subset_sizes, settings.replicates) == ("child", [5], 1)
+    assert (settings.budget.epochs, settings.budget.reference) == (3, "dinov2")
+
+
+def test_a_mistake_in_the_extended_file_names_that_file(tmp_path: Path) -> None:
+    write(tmp_path, BASE.replace("  epochs: 2", "  epochs: -2"), "base.yaml")
+    with pytest.raises(InputError, match=r"base\.yaml:24: budget\.epochs"):
+        load_experiment(write(tmp_path, "extends: base.yaml\nname: child\n"))
+
+
+def test_another_kind_of_source_replaces_the_whole_source(tmp_path: Path) -> None:
+    write(tmp_path, BASE, "base.yaml")
+    child = "extends: base.yaml\ndatasets:\n  own:\n    source: {kind: dataset, path: made}\n"
+    source = load_experiment(write(tmp_path, child)).settings.datasets["own"].source
+    assert source.model_dump() == {"kind": "dataset", "path": "made"}
+
+
+def test_circles_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="extends itself"):
+        load_experiment(write(tmp_path, "extends: study.yaml\n"))
+    with pytest.raises(InputError, match=r"neither a YAML file nor a recipe \(.*phantom"):
+        load_experiment("phantm")
+    with pytest.raises(InputError, match="no such file"):
+        load_experiment(str(tmp_path / "none.yaml"))
+
+
+def test_overrides_from_the_command_line(tmp_path: Path) -> None:
+    settings = load_experiment(write(tmp_path, BASE), {"budget": {"epochs": 9}}).settings
+    assert settings.budget.epochs == 9
