@@ -25,9 +25,7 @@ app = typer.Typer(
 console = Console()
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Experiment YAML, or a recipe: phantom, smoke, images, paper.")]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Output folder.  [default: runs/NAME]", show_default=False)
-]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder.  [default: runs/NAME]", show_default=False)]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Worker processes.  [default: by cores]", show_default=False)
 ]
@@ -80,9 +78,7 @@ def run(
     experiment: ExperimentArgument,
     out: OutOption = None,
     workers: WorkersOption = None,
-    only: Annotated[
-        str | None, typer.Option("--only", help="Stop after this stage, e.g. datasets or pretraining.")
-    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Stop after this stage, e.g. datasets or pretraining.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Replace outputs made with other settings.")] = False,
     overrides: SetOption = None,
 ) -> None:

@@ -48,9 +48,7 @@ class RunDisplay:
         self.total = self.progress.add_task(f"[bold]{self.num_steps} steps", total=100)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
     def started(self, step: Step) -> None:
@@ -76,9 +74,7 @@ class RunDisplay:
         self._update_total()
         count = f"[{self.num_steps - len(self.remaining)}/{self.num_steps}]".replace("[", r"\[")
         style = {"done": "green", "failed": "bold red", "skipped": "yellow", "busy": "yellow"}.get(outcome, "")
-        line = (
-            f"{count} [{style}]{outcome:<7}[/] {step.name} [dim]{seconds:.1f} s[/]" if style else f"{count} {step.name}"
-        )
+        line = f"{count} [{style}]{outcome:<7}[/] {step.name} [dim]{seconds:.1f} s[/]" if style else f"{count} {step.name}"
         self.progress.console.print(line + (f"\n    {reason}" if reason else ""), highlight=False, soft_wrap=True)
 
     def _share(self) -> float:

@@ -133,9 +133,7 @@ def _start_ready(waiting: list[Step], summary: RunSummary, pool: "_Pool", displa
     for step in waiting:
         upstream = [summary.outcomes.get(item.name) for item in step.inputs.values()]
         blocked = [
-            item.name
-            for item in step.inputs.values()
-            if summary.outcomes.get(item.name) in ("failed", "skipped", "busy")
+            item.name for item in step.inputs.values() if summary.outcomes.get(item.name) in ("failed", "skipped", "busy")
         ]
         if blocked:
             summary.outcomes[step.name] = "skipped"

@@ -311,9 +311,7 @@ class Design:
             )
             for name, step in self.datasets.items()
         ]
-        largest = [
-            run for run in self.runs if run.subset_size in (0, self.settings.subset_sizes[-1]) and not run.replicate
-        ]
+        largest = [run for run in self.runs if run.subset_size in (0, self.settings.subset_sizes[-1]) and not run.replicate]
         if self.settings.similarity.num_images:
             dataset = self.settings.pretraining_dataset
             inputs = {run.arm: run.encoder for run in largest} | {"dataset:": self.datasets[dataset]}

@@ -212,9 +212,7 @@ class Experiment(Strict):
             extra = [size for size in self.replicates if size not in self.subset_sizes]
             if missing or extra:
                 wrong = (missing or extra)[0]
-                raise ValueError(
-                    f"replicates: one number for each of subset_sizes {self.subset_sizes} (look at {wrong})"
-                )
+                raise ValueError(f"replicates: one number for each of subset_sizes {self.subset_sizes} (look at {wrong})")
         _need(self.datasets, self.pretraining_dataset, "pretraining_dataset", "datasets")
         for name, weights in self.open_weights.items():
             if weights.pretrain_on is not None:

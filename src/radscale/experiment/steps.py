@@ -31,9 +31,7 @@ def ingest_dataset(config: Config, inputs: Inputs, out: Path, context: StepConte
     settings = build(IngestConfig, config, "source.settings")
     # The secret of a study lies beside it, readable by its owner only, and never inside a dataset.
     secret = load_or_create_secret(Path(context.options["secret"]))
-    return ingest(
-        settings, inputs["source"], out, secret=secret, num_workers=context.num_workers, progress=context.progress
-    )
+    return ingest(settings, inputs["source"], out, secret=secret, num_workers=context.num_workers, progress=context.progress)
 
 
 def link_dataset(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:

@@ -97,9 +97,7 @@ class Study:
         targets = self._targets(only)
         steps = self._with_secret(topological_order(targets))
         with RunDisplay(console, [step for step in steps if self.store.state(step).status != "done"]) as display:
-            return run_steps(
-                steps, self.store, display=display, num_workers=num_workers, rebuild=rebuild, preload=PRELOAD
-            )
+            return run_steps(steps, self.store, display=display, num_workers=num_workers, rebuild=rebuild, preload=PRELOAD)
 
     def _targets(self, only: str | None) -> Sequence[Step]:
         if only is None:

@@ -28,9 +28,7 @@ def test_runs_in_order_then_has_nothing_to_do(store: ArtifactStore, display: Rec
     assert set(again.outcomes.values()) == {"kept"}
 
 
-def test_changed_settings_are_refused_with_the_change_and_rebuilt_on_demand(
-    store: ArtifactStore, display: Recorder
-) -> None:
+def test_changed_settings_are_refused_with_the_change_and_rebuilt_on_demand(store: ArtifactStore, display: Recorder) -> None:
     run_steps([make_step("one", text="old")], store, display=display)
     changed = make_step("one", text="new")
     assert store.state(changed).status == "stale"

@@ -1,0 +1,56 @@
+"""DINOv2's projection head: a 3-layer MLP, L2 normalisation, weight-normalised prototypes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightNormLinear(nn.Module):
+    """Linear layer whose rows are `weight_g * weight_v / |weight_v|`; no bias."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_features, 1))
+        self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=1, keepdim=True)
+        return F.linear(x, weight.to(x.dtype))
+
+
+class DinoHead(nn.Module):
+    """RAD-DINO's released head has 768 inputs, 65,536 prototypes, 2048 hidden units and a bottleneck of 256."""
+
+    def __init__(self, in_features: int, num_prototypes: int = 65536, hidden: int = 2048, bottleneck: int = 256) -> None:
+        super().__init__()
+        self.in_features, self.hidden = in_features, hidden
+        self.mlp = nn.Sequential(
+            nn.Linear(in_features, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.last_layer = WeightNormLinear(bottleneck, num_prototypes)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.zeros_(module.bias)
+        nn.init.ones_(self.last_layer.weight_g)
+        nn.init.trunc_normal_(self.last_layer.weight_v, std=0.02, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) -> logits (N, num_prototypes)."""
+        x = self.mlp(x)
+        return self.last_layer(F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {
+            "in_features": self.in_features,
+            "num_prototypes": self.last_layer.weight_v.shape[0],
+            "hidden": self.hidden,
+            "bottleneck": self.last_layer.weight_v.shape[1],
+        }
