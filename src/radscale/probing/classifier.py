@@ -4,10 +4,11 @@
 classifier per task. `StackedProbe` computes the same numbers for many seeds, much faster. Between the features and the
 logits only the softmax is not linear, so with P the projection, q a task's query and w its classifier
 
-    logit = w . sum_n a_n (P z_n) = sum_n a_n (P'w . z_n),    a = softmax_n(q . P z_n / sqrt(D)) = softmax_n(P'q . z_n / sqrt(D))
+    a     = softmax_n(q . P z_n / sqrt(D)) = softmax_n(P'q . z_n / sqrt(D))
+    logit = w . sum_n a_n (P z_n)          = sum_n a_n (P'w . z_n)
 
-and the features z meet one matrix with two rows per seed and task, (P'q) and (P'w). The projected map, 4 x width numbers
-per token and seed, is never formed; the cost does not depend on the width.
+and the features z meet one matrix with two rows per seed and task, (P'q) and (P'w). The projected map,
+4 x width numbers per token and seed, is never formed, and the cost hardly depends on the width.
 """
 
 from collections.abc import Callable, Sequence

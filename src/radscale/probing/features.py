@@ -66,6 +66,16 @@ class CachedFeatures:
         return torch.from_numpy(self._array[positions]).to(self._device).float()
 
 
+class Selection:
+    """A part of another source's images, counted from 0."""
+
+    def __init__(self, source: FeatureSource, positions: np.ndarray) -> None:
+        self._source, self._positions = source, positions
+
+    def read(self, positions: np.ndarray) -> Tensor:
+        return self._source.read(self._positions[positions])
+
+
 def cache_size_bytes(num_images: int, num_tokens: int, num_channels: int, dtype: str = "float16") -> int:
     """Size of a feature cache without its header (128 bytes)."""
     return num_images * num_tokens * num_channels * np.dtype(dtype).itemsize
