@@ -1,0 +1,160 @@
+"""Settings of a pretraining run, every default with its origin."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from radscale.errors import InputError
+from radscale.pretraining.compute_budget import ComputeBudget
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """What a report becomes before it is tokenized."""
+
+    sections: tuple[str, ...] = ("impression", "findings")
+    """In this order; the head of a long text is kept, so what matters comes first."""
+    view_prefix: bool = True
+    """All texts begin with the view position (paper, section 5), in MedImageInsight's style: "x-ray chest anteroposterior"."""
+    identical_texts_are_positives: bool = False
+    """Off in MedImageInsight's trainer: equal reports of two images are then negatives of each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTower:
+    """A fresh text tower for an encoder that came without one."""
+
+    width: int = 64
+    depth: int = 2
+    num_heads: int = 4
+    context_length: int = 77
+    embedding_dim: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Of CLIP and UniCL: no flip, because texts say left and right."""
+
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    """Share of the image's area (MedImageInsight: .8 to 1)."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    brightness: float = 0.2
+    contrast: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dinov2Options:
+    """Of self-distillation. Defaults are DINOv2's short recipe at ViT-S/B sizes unless another origin is given."""
+
+    global_size_px: int = 224
+    local_size_px: int = 98
+    num_local_crops: int = 8
+    global_scale: tuple[float, float] = (0.5, 1.0)
+    """RAD-DINO: larger crops than DINOv2's .32 to 1."""
+    local_scale: tuple[float, float] = (0.2, 0.5)
+    """RAD-DINO."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip_probability: float = 0.5
+    jitter_probability: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    blur_probability: tuple[float, float, float] = (0.5, 0.1, 0.5)
+    """Effective probabilities of first global, second global and local crops (RAD-DINO: less blur)."""
+    num_prototypes: int = 65536
+    head_hidden: int = 2048
+    head_bottleneck: int = 256
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    """From, to; linear over the first `teacher_warmup_fraction`."""
+    teacher_warmup_fraction: float = 0.5
+    momentum: tuple[float, float] = (0.992, 1.0)
+    centering: Literal["centering", "sinkhorn"] = "centering"
+    koleo_weight: float = 0.1
+    ibot_weight: float = 1.0
+    mask_probability: float = 0.5
+    mask_ratio: tuple[float, float] = (0.1, 0.5)
+    layer_decay: float = 0.9
+    patch_embed_multiplier: float = 0.2
+    drop_path: float = 0.0
+    head_warmup_fraction: float = 0.0
+    """Share of the steps in which only the head learns. Needed if the weights come without their head: training the
+    backbone against a random head destroys it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """One run: objective, data, budget, optimisation."""
+
+    objective: Literal["clip", "unicl", "dinov2"]
+    budget: ComputeBudget
+    subset_size: int | None = None
+    """Images of the nested subset; None takes all training images."""
+    replicate: int = 0
+    seed: int = 0
+    architecture: dict[str, Any] | None = None
+    """`config_dict()` of an encoder to train from scratch; None continues given weights."""
+    batch_size: int = 1280
+    """Images per step over all devices (paper: 32 x 40)."""
+    image_size_px: int | None = None
+    """Of CLIP and UniCL; None takes the encoder's."""
+    learning_rate: float = 1e-5
+    """MedImageInsight's configuration at batch 1024; RAD-DINO: 1e-3 * sqrt(batch / 1024)."""
+    final_learning_rate: float = 1e-9
+    weight_decay: float = 0.2
+    final_weight_decay: float | None = None
+    """None keeps it constant; DINOv2 raises it from .04 to .4."""
+    warmup_fraction: float = 0.05
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.999
+    """CLIP and UniCL export the moving average of their weights, as MedImageInsight does."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    label_tasks: dict[str, str] = field(default_factory=dict)
+    """UniCL: tasks whose positives form an image's label text, with the words used for them."""
+    text: TextOptions = TextOptions()
+    text_tower: TextTower = TextTower()
+    augmentation: Augmentation = Augmentation()
+    dinov2: Dinov2Options = Dinov2Options()
+    max_memory_gb: float = 4.0
+    """Decoded images are kept in memory up to this much, and decoded again and again beyond it."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "replicate": (self.replicate >= 0, "0 or more"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "warmup_fraction": (0 <= self.warmup_fraction < 1, "from 0 to below 1"),
+            "ema_decay": (0 <= self.ema_decay < 1, "from 0 to below 1"),
+            "subset_size": (self.subset_size is None or self.subset_size > 0, "above 0"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {rule}")
+        if self.objective == "unicl" and not self.label_tasks:
+            raise InputError(
+                "objective unicl needs label_tasks: the tasks whose labels become texts, e.g. {ETT: Endotracheal Tube}"
+            )
+
+
+# Whole recipes by name; an experiment's own settings come on top.
+PRESETS: dict[str, dict[str, Any]] = {
+    # MedImageInsight 2024.09.27/config.yaml with the paper's batch; the paper states neither learning rate nor decay.
+    "medimageinsight": {
+        "batch_size": 1280,
+        "learning_rate": 1e-5,
+        "weight_decay": 0.2,
+        "clip_norm": 1.0,
+        "ema_decay": 0.999,
+        "precision": "bf16",
+        "image_size_px": 518,
+    },
+    # RAD-DINO's card and DINOv2's short configuration; see docs for what its publisher does not state.
+    "rad-dino": {
+        "batch_size": 1280,
+        "learning_rate": 1.12e-3,
+        "final_learning_rate": 1e-6,
+        "weight_decay": 0.04,
+        "final_weight_decay": 0.4,
+        "clip_norm": 3.0,
+        "precision": "bf16",
+        "dinov2": {"global_size_px": 518, "local_size_px": 196, "drop_path": 0.3},
+    },
+}
