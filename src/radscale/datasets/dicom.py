@@ -1,0 +1,230 @@
+"""Read a chest X-ray from a DICOM file: pixels in the units of its modality, and the few fields that radscale may know.
+
+Clauses are those of the DICOM standard (PS3.3, PS3.5).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset as DicomDataset
+from pydicom.encaps import generate_frames
+from pydicom.errors import InvalidDicomError
+
+from radscale.datasets.exclusions import Excluded
+
+EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", EXPLICIT_BIG_ENDIAN}
+RLE = "1.2.840.10008.1.2.5"
+
+
+def _decoders() -> dict[str, Callable[[bytes], np.ndarray]]:
+    """Decoders of compressed transfer syntaxes (PS3.5 A.4); all permissively licensed, inside imagecodecs."""
+    import imagecodecs
+
+    jpeg8, lossless = imagecodecs.jpeg8_decode, imagecodecs.ljpeg_decode
+    return {
+        "1.2.840.10008.1.2.4.50": jpeg8,
+        "1.2.840.10008.1.2.4.51": jpeg8,
+        "1.2.840.10008.1.2.4.57": lossless,
+        "1.2.840.10008.1.2.4.70": lossless,
+        "1.2.840.10008.1.2.4.80": imagecodecs.jpegls_decode,
+        "1.2.840.10008.1.2.4.81": imagecodecs.jpegls_decode,
+        "1.2.840.10008.1.2.4.90": imagecodecs.jpeg2k_decode,
+        "1.2.840.10008.1.2.4.91": imagecodecs.jpeg2k_decode,
+        "1.2.840.10008.1.2.4.201": imagecodecs.htj2k_decode,
+        "1.2.840.10008.1.2.4.202": imagecodecs.htj2k_decode,
+        "1.2.840.10008.1.2.4.203": imagecodecs.htj2k_decode,
+    }
+
+
+@dataclass(frozen=True)
+class DicomImage:
+    """One decoded image and its allow-listed fields. The ids are still the hospital's: they must be made pseudonyms."""
+
+    pixels: np.ndarray
+    """(H, W) float32; larger is denser tissue (brighter), whatever the photometric interpretation."""
+    valid: np.ndarray | None
+    """(H, W) bool, false at padding; None if all pixels count."""
+    patient_id: str
+    study_uid: str
+    sop_uid: str
+    accession_number: str
+    study_date: str
+    study_time: str
+    view_position: str
+    view: str
+    sex: str | None
+    age_years: int | None
+    manufacturer: str | None
+    names: tuple[str, ...]
+    """Names and numbers of the patient, only to be scrubbed from the report."""
+
+
+def read_dicom(path: Path) -> DicomImage:
+    """Decode one file.
+
+    Raises:
+        Excluded: with a reason and one line without identifying values, if the file holds no usable grey image.
+    """
+    try:
+        header = pydicom.dcmread(path)
+    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        raise Excluded("unreadable", f"not a readable DICOM file ({type(error).__name__})") from None
+    if "PixelData" not in header:
+        raise Excluded("no_pixels", "no Pixel Data (7FE0,0010)")
+    _check_kind(header)
+    try:
+        stored = _stored_values(header)
+    except Excluded:
+        raise
+    except Exception as error:  # codecs raise errors of their own on damaged streams
+        raise Excluded("unreadable", f"pixels cannot be decoded ({type(error).__name__})") from None
+    valid = _padding_mask(header, stored)
+    pixels = stored.astype(np.float32)
+    # Modality LUT module (PS3.3 C.11.1): output = stored * slope + intercept.
+    pixels = pixels * _number(header, "RescaleSlope", 1.0) + _number(header, "RescaleIntercept", 0.0)
+    # C.7.6.3.1.2: in MONOCHROME1 the lowest value is shown white.
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        pixels = pixels.max() + pixels.min() - pixels
+    return _with_fields(header, pixels, valid)
+
+
+def _check_kind(header: DicomDataset) -> None:
+    photometric = str(header.get("PhotometricInterpretation", ""))
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Excluded(
+            "unsupported", f"(0028,0004) Photometric Interpretation is {photometric or 'missing'}; grey images are read"
+        )
+    if int(header.get("NumberOfFrames", 1) or 1) != 1:
+        raise Excluded("unsupported", f"(0028,0008) Number of Frames is {header.NumberOfFrames}; single images are read")
+    if int(header.get("SamplesPerPixel", 1)) != 1:
+        raise Excluded("unsupported", "(0028,0002) Samples per Pixel is not 1; grey images are read")
+
+
+def _stored_values(header: DicomDataset) -> np.ndarray:
+    """(Rows, Columns) integers with unused high bits removed and the sign applied (PS3.5 8.1.1)."""
+    rows, columns = int(header.Rows), int(header.Columns)
+    allocated, stored = int(header.BitsAllocated), int(header.get("BitsStored", header.BitsAllocated))
+    high = int(header.get("HighBit", stored - 1))
+    syntax = str(header.file_meta.TransferSyntaxUID)
+    if allocated not in (8, 16):
+        raise Excluded("unsupported", f"(0028,0100) Bits Allocated is {allocated}; 8 and 16 are read")
+    raw = _decode(header, syntax, rows, columns, allocated)
+    if raw.shape != (rows, columns):
+        raise Excluded("unreadable", f"decoded to {raw.shape}, header says {rows} x {columns}")
+    values = raw.astype(np.int32)
+    shift = high + 1 - stored
+    values = (values >> shift) & ((1 << stored) - 1)  # overlays may hide in the other bits
+    if int(header.get("PixelRepresentation", 0)) == 1:
+        sign = 1 << (stored - 1)
+        values = (values ^ sign) - sign
+    return values
+
+
+def _decode(header: DicomDataset, syntax: str, rows: int, columns: int, allocated: int) -> np.ndarray:
+    if syntax in UNCOMPRESSED:
+        order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
+        values = np.frombuffer(header.PixelData, dtype=f"{order}u{allocated // 8}")
+        if values.size < rows * columns:
+            raise Excluded("unreadable", f"pixel data end after {values.size} of {rows * columns} values")
+        return values[: rows * columns].reshape(rows, columns)
+    if syntax == RLE:
+        return _decode_rle(next(generate_frames(header.PixelData, number_of_frames=1)), rows, columns, allocated)
+    decoder = _decoders().get(syntax)
+    if decoder is None:
+        raise Excluded("unsupported", f"transfer syntax {syntax} is not read")
+    frame = next(generate_frames(header.PixelData, number_of_frames=1))
+    values = np.squeeze(decoder(frame))
+    return values.view(np.uint16 if values.dtype.itemsize == 2 else np.uint8)
+
+
+def _decode_rle(frame: bytes, rows: int, columns: int, allocated: int) -> np.ndarray:
+    """RLE Lossless (PS3.5 Annex G): one PackBits segment per byte plane, most significant first."""
+    import imagecodecs
+
+    offsets = np.frombuffer(frame[:64], dtype="<u4")
+    count = int(offsets[0])
+    bounds = [*offsets[1 : count + 1].tolist(), len(frame)]
+    planes = [imagecodecs.packbits_decode(frame[bounds[i] : bounds[i + 1]])[: rows * columns] for i in range(count)]
+    values = np.zeros(rows * columns, dtype=np.uint16)
+    for plane in planes[: allocated // 8]:
+        values = (values << np.uint16(8)) | np.frombuffer(plane, np.uint8)
+    return values.reshape(rows, columns)
+
+
+def _padding_mask(header: DicomDataset, stored: np.ndarray) -> np.ndarray | None:
+    """False where Pixel Padding Value (and Range Limit) say that there is no image (PS3.3 C.7.5.1.1.2)."""
+    if "PixelPaddingValue" not in header:
+        return None
+    first = _number(header, "PixelPaddingValue", 0.0)
+    last = _number(header, "PixelPaddingRangeLimit", first)
+    low, high = min(first, last), max(first, last)
+    padded = (stored >= low) & (stored <= high)
+    return ~padded if 0 < padded.sum() < padded.size else None
+
+
+def _number(header: DicomDataset, keyword: str, default: float) -> float:
+    value = header.get(keyword)
+    return default if value is None or value == "" else float(value)
+
+
+def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | None) -> DicomImage:
+    text = partial(_text, header)
+    position = normalise_view_position(text("ViewPosition"))
+    patient_name = text("PatientName")
+    return DicomImage(
+        pixels=pixels,
+        valid=valid,
+        patient_id=text("PatientID"),
+        study_uid=text("StudyInstanceUID"),
+        sop_uid=text("SOPInstanceUID"),
+        accession_number=text("AccessionNumber"),
+        study_date=text("StudyDate"),
+        study_time=text("StudyTime"),
+        view_position=position,
+        view=view_of(position),
+        sex=text("PatientSex") if text("PatientSex") in ("M", "F", "O") else None,
+        age_years=parse_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
+        manufacturer=text("Manufacturer") or None,
+        names=tuple(part for part in re.split(r"[\^\s=,]+", patient_name) if len(part) > 2)
+        + tuple(value for value in (text("PatientID"), text("AccessionNumber")) if len(value) > 3),
+    )
+
+
+def _text(header: DicomDataset, keyword: str) -> str:
+    value: Any = header.get(keyword)
+    return "" if value is None else str(value).strip()
+
+
+def normalise_view_position(value: str) -> str:
+    """`AP`, `PA`, `LATERAL` or empty, from what scanners write into View Position (0018,5101)."""
+    upper = value.upper()
+    if upper in ("LL", "RL", "LLO", "RLO") or "LAT" in upper:
+        return "LATERAL"
+    for position in ("AP", "PA"):
+        if upper == position or upper.startswith((position + " ", position + "_")):
+            return position
+    return ""
+
+
+def view_of(position: str) -> str:
+    """`frontal`, `lateral` or `unknown`."""
+    return {"AP": "frontal", "PA": "frontal", "LATERAL": "lateral"}.get(position, "unknown")
+
+
+def parse_age(age: str, birth_date: str, study_date: str) -> int | None:
+    """Whole years from an Age String (PS3.5 6.2: nnnD, nnnW, nnnM or nnnY), else from two dates; 90 for 90 and older."""
+    match = re.fullmatch(r"0*(\d{1,3})([DWMY])?", age)
+    if match:
+        per_year = {"D": 365, "W": 52, "M": 12, "Y": 1, None: 1}[match.group(2)]
+        return min(int(match.group(1)) // per_year, 90)
+    if re.fullmatch(r"\d{8}", birth_date) and re.fullmatch(r"\d{8}", study_date):
+        years = (int(study_date) - int(birth_date)) // 10000
+        return min(years, 90) if years >= 0 else None
+    return None

@@ -1,0 +1,444 @@
+"""From an archive or a folder of images to a de-identified dataset (paper, section 4).
+
+Every input becomes one row, of the manifest or of the exclusions. Workers decode and resize; the parent writes in the order of
+the inputs, so the result does not depend on how many workers there are.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from radscale.datasets.deidentification import parse_date, pseudonym, scrub_text
+from radscale.datasets.dicom import read_dicom
+from radscale.datasets.exclusions import Excluded
+from radscale.datasets.images import ImageEntry, image_entries, read_image_file
+from radscale.datasets.labels import STATES
+from radscale.datasets.manifest import (
+    EXCLUSIONS_SCHEMA,
+    LABEL_SCHEMA,
+    REPORTS_SCHEMA,
+    SCHEMA_VERSION,
+    manifest_schema,
+    rank_column,
+)
+from radscale.datasets.resize import normalise_to_8bit, resize_shorter_side
+from radscale.datasets.shards import ShardWriter, encode_png
+from radscale.datasets.splits import patient_split
+from radscale.datasets.subsets import subset_ranks
+from radscale.datasets.tables import read_csv, require_columns
+from radscale.errors import InputError
+
+Progress = Callable[[int, int, str], None]
+SECTIONS = ("indication", "comparison", "findings", "impression")
+REPORT_COLUMNS = {"accession_number": "accession_number", "report": "report"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """What to read and how to split it."""
+
+    kind: Literal["dicom", "images"]
+    image_size_px: int = 518
+    """Shorter side on disk (paper, section 4)."""
+    min_size_px: int = 32
+    """Images with a shorter side below this are excluded."""
+    train_fraction: float = 0.8
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    split_seed: int = 0
+    num_replicates: int = 3
+    """How many random orders of the training images: subsets of different replicates are drawn independently."""
+    reports_csv: str | None = "reports.csv"
+    """DICOM: table of reports, relative to the archive; None for an archive without reports."""
+    report_columns: dict[str, str] = field(default_factory=lambda: dict(REPORT_COLUMNS))
+    """Roles to column names: accession_number, report; optional care_setting, indication, comparison, findings, impression."""
+    labels_csv: str | None = None
+    """DICOM: table with accession_number and one column per task (1, 0, blank; -1 or "uncertain")."""
+    labels_engine: str = "csv"
+    """Who made the labels that come with the data, for the label table."""
+    table: str = "metadata.csv"
+    """Images: table with one row per image, relative to the folder."""
+    columns: dict[str, str] = field(default_factory=lambda: {"image": "image_path", "patient": "patient_id"})
+    """Images: roles to column names: image, patient; optional study, study_day, report, the sections, sex, age, view,
+    manufacturer, care_setting."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Images: label columns and their kind: "binary" (1, 0, blank), "categorical" (one value), or "multiple" ("a|b")."""
+    encoding: str | None = None
+    shard_max_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        patient_split("", self.split_seed, self.train_fraction, self.validation_fraction, self.test_fraction)
+        if self.image_size_px < 8:
+            raise InputError(f"image_size_px is {self.image_size_px}; it must be 8 or more")
+        if self.num_replicates < 1:
+            raise InputError(f"num_replicates is {self.num_replicates}; it must be 1 or more")
+        kinds = ("binary", "categorical", "multiple")
+        for column, kind in self.labels.items():
+            if kind not in kinds:
+                raise InputError(f"labels.{column} is '{kind}'; allowed: {', '.join(kinds)}")
+
+
+@dataclass
+class _Decoded:
+    """What a worker hands back for one input."""
+
+    key: str
+    """Relative path, for the exclusion row's hash only."""
+    excluded: tuple[str, str] | None = None
+    png: bytes = b""
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    fields: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+
+def ingest(
+    config: IngestConfig,
+    source: Path,
+    out: Path,
+    *,
+    secret: bytes,
+    num_workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a dataset into the folder `out`.
+
+    Args:
+        config: see `IngestConfig`.
+        source: folder of the archive or of the images.
+        out: folder that the caller owns; it is whole only when this function has returned.
+        secret: key of the pseudonyms.
+        num_workers: decoding processes.
+        progress: called with (inputs done, inputs in all, what).
+
+    Returns:
+        Counts: inputs, images, exclusions by reason, patients, studies, reports, unmatched reports, encoding of the table.
+
+    Raises:
+        InputError: no such folder, nothing in it, or a table that does not fit.
+    """
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder; give the folder of the archive or of the images")
+    reader = _DicomSource(config, source) if config.kind == "dicom" else _ImageSource(config, source)
+    if not reader.inputs:
+        raise InputError(f"{source}: no {'files' if config.kind == 'dicom' else 'rows'} found; nothing to ingest")
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    exclusions: list[dict[str, str]] = []
+    names: dict[str, set[str]] = {}
+    seen: set[str] = set()
+    with ShardWriter(out / "shards", config.shard_max_bytes) as shards:
+        for count, item in enumerate(_decode_all(reader, num_workers), start=1):
+            if item.excluded is None and item.digest in seen:
+                item.excluded = ("duplicate", "same pixels as an image before it")
+            if item.excluded is not None:
+                reason, detail = item.excluded
+                exclusions.append({"source": pseudonym(secret, "source", item.key), "reason": reason, "detail": detail})
+            else:
+                seen.add(item.digest)
+                names.setdefault(item.fields["patient_key"], set()).update(item.names)
+                rows.append(_manifest_row(item, secret, shards))
+            if progress is not None:
+                progress(count, len(reader.inputs), "images")
+    if not rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(e["reason"] for e in exclusions).most_common())
+        raise InputError(f"{source}: none of {len(exclusions)} files is a usable chest X-ray ({reasons})")
+    reports, unmatched = reader.reports(rows, names)
+    labels = reader.label_rows(rows)
+    table = _finish_rows(config, rows)
+    pq.write_table(table, out / "manifest.parquet")
+    pq.write_table(pa.Table.from_pylist(exclusions, EXCLUSIONS_SCHEMA), out / "exclusions.parquet")
+    pq.write_table(_report_table(reports, secret), out / "reports.parquet")
+    if labels:
+        pq.write_table(_label_table(labels, secret), out / "labels.parquet")
+    counts = {
+        "inputs": len(reader.inputs),
+        "images": len(rows),
+        "excluded": dict(sorted(Counter(row["reason"] for row in exclusions).items())),
+        "patients": len({row["patient_id"] for row in rows}),
+        "studies": len({row["study_id"] for row in rows}),
+        "reports": len(reports),
+        "unmatched_reports": unmatched,
+        "table_encoding": reader.encoding,
+    }
+    settings = {
+        "schema_version": SCHEMA_VERSION,
+        "image_size_px": config.image_size_px,
+        "counts": counts,
+        "config": asdict(config),
+    }
+    (out / "dataset.json").write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
+    return counts
+
+
+def _decode_all(reader: "_DicomSource | _ImageSource", num_workers: int) -> Iterator[_Decoded]:
+    if num_workers <= 1:
+        yield from map(reader.decode, reader.inputs)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with context.Pool(num_workers) as pool:
+        yield from pool.imap(reader.decode, reader.inputs, chunksize=8)
+
+
+def _prepare(pixels: np.ndarray, valid: np.ndarray | None, config: IngestConfig) -> np.ndarray:
+    """Resize first, then scale to 8 bit, as RAD-DINO's data were made; padding takes the lowest value of the image."""
+    if min(pixels.shape) < config.min_size_px:
+        raise Excluded("too_small", f"{pixels.shape[1]} x {pixels.shape[0]} px, the least is {config.min_size_px}")
+    if valid is not None:
+        pixels = np.where(valid, pixels, pixels[valid].min())
+    image = normalise_to_8bit(resize_shorter_side(pixels, config.image_size_px))
+    if image is None:
+        raise Excluded("constant_image", "all pixels have one value")
+    return image
+
+
+def _encode(image: np.ndarray, item: _Decoded) -> _Decoded:
+    item.png = encode_png(image)
+    item.digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    item.size = (image.shape[1], image.shape[0])
+    return item
+
+
+class _DicomSource:
+    """Every file below a folder that is not a table of ours."""
+
+    def __init__(self, config: IngestConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        tables = {folder / name for name in (config.reports_csv, config.labels_csv) if name}
+        files = (path for path in folder.rglob("*") if path.is_file() and path not in tables)
+        ignored = (".csv", ".json", ".png", ".parquet", ".txt", ".md")
+        self.inputs = sorted(path.relative_to(folder).as_posix() for path in files if path.suffix.lower() not in ignored)
+        self.decode = partial(_decode_dicom, folder, config)
+        self.encoding = ""
+        self.report_rows: list[dict[str, str]] = []
+        if config.reports_csv is not None:
+            path = folder / config.reports_csv
+            self.report_rows, self.encoding = read_csv(path, config.encoding)
+            require_columns(self.report_rows, config.report_columns.values(), path)
+
+    def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:
+        """Reports whose accession number some image has, scrubbed; and how many have none."""
+        columns = self.config.report_columns
+        by_accession: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_accession.setdefault(row["accession_key"], []).append(row)
+        found, unmatched = {}, 0
+        for report in self.report_rows:
+            images = by_accession.get(report[columns["accession_number"]].strip())
+            if not images:
+                unmatched += 1
+                continue
+            setting = report.get(columns.get("care_setting", "care_setting"), "").strip().lower()
+            for image in images:
+                image["care_setting"] = setting or None
+            scrub = partial(scrub_text, known=names.get(images[0]["patient_key"], ()))
+            sections = {name: scrub(report.get(columns.get(name, ""), "")) for name in SECTIONS}
+            found[images[0]["study_key"]] = {
+                "study_key": images[0]["study_key"],
+                "patient_key": images[0]["patient_key"],
+                "text": scrub(report[columns["report"]]),
+                **sections,
+            }
+        return list(found.values()), unmatched
+
+    def label_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+        if self.config.labels_csv is None:
+            return []
+        path = self.folder / self.config.labels_csv
+        table, _ = read_csv(path, self.config.encoding)
+        key = self.config.report_columns["accession_number"]
+        require_columns(table, [key], path)
+        studies = {row["accession_key"]: row["study_key"] for row in rows}
+        labels = []
+        for row in table:
+            study = studies.get(row[key].strip())
+            if study is not None:
+                tasks = ((task, value) for task, value in row.items() if task != key)
+                labels += [_label(self.config, "study", study, task, value) for task, value in tasks if value.strip()]
+        return labels
+
+
+def _decode_dicom(folder: Path, config: IngestConfig, name: str) -> _Decoded:
+    item = _Decoded(key=name)
+    try:
+        image = read_dicom(folder / name)
+        if not image.patient_id:
+            raise Excluded("no_patient", "no Patient ID (0010,0020): the image cannot be put into a split")
+        _encode(_prepare(image.pixels, image.valid, config), item)
+    except Excluded as verdict:
+        item.excluded = (verdict.reason, str(verdict))
+        return item
+    item.fields = {
+        "sample_key": image.sop_uid or name,
+        "study_key": image.study_uid or name,
+        "patient_key": image.patient_id,
+        "accession_key": image.accession_number,
+        "view": image.view,
+        "view_position": image.view_position,
+        "date": parse_date(image.study_date),
+        "sex": image.sex,
+        "age_years": image.age_years,
+        "manufacturer": image.manufacturer,
+    }
+    item.names = image.names
+    return item
+
+
+class _ImageSource:
+    """The rows of a table, each naming an image file."""
+
+    def __init__(self, config: IngestConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        path = folder / config.table
+        table, self.encoding = read_csv(path, config.encoding)
+        unknown = set(config.labels) - set(table[0] if table else config.labels)
+        require_columns(table, [*config.columns.values(), *sorted(unknown)], path)
+        self.inputs = image_entries(table, config.columns)
+        self.decode = partial(_decode_image, folder, config)
+
+    def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:
+        kept = {row["sample_key"]: row for row in rows}
+        found: dict[str, dict[str, str]] = {}
+        for entry in self.inputs:
+            row = kept.get(entry.path)
+            texts = {name: scrub_text(entry.texts.get(name, "").strip()) for name in ("report", *SECTIONS)}
+            if row is None or not any(texts.values()):
+                continue
+            text = texts.pop("report") or "\n".join(f"{name.upper()}: {texts[name]}" for name in SECTIONS if texts[name])
+            found.setdefault(
+                row["study_key"], {"study_key": row["study_key"], "patient_key": row["patient_key"], "text": text, **texts}
+            )
+        return list(found.values()), 0
+
+    def label_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+        kept = {row["sample_key"] for row in rows}
+        entries = [entry for entry in self.inputs if entry.path in kept]
+        labels = []
+        for column, kind in self.config.labels.items():
+            values = [entry.row[column].strip() for entry in entries]
+            if kind == "binary":
+                labels += [
+                    _label(self.config, "sample", entry.path, column, value)
+                    for entry, value in zip(entries, values, strict=True)
+                    if value
+                ]
+                continue
+            sets = [
+                {slug(part) for part in (value.split("|") if kind == "multiple" else [value]) if part.strip()}
+                for value in values
+            ]
+            for task in sorted(set().union(*sets)):
+                labels += [
+                    _label(self.config, "sample", entry.path, task, "1" if task in tasks else "0")
+                    for entry, tasks in zip(entries, sets, strict=True)
+                    if tasks
+                ]
+        return labels
+
+
+def _decode_image(folder: Path, config: IngestConfig, entry: ImageEntry) -> _Decoded:
+    item = _Decoded(key=entry.path)
+    try:
+        if not entry.patient:
+            raise Excluded("no_patient", "no patient id in its row: the image cannot be put into a split")
+        _encode(_prepare(read_image_file(folder / entry.path), None, config), item)
+    except Excluded as verdict:
+        item.excluded = (verdict.reason, str(verdict))
+        return item
+    item.fields = {
+        "sample_key": entry.path,
+        "study_key": entry.study,
+        "patient_key": entry.patient,
+        "accession_key": "",
+        "view": entry.view,
+        "view_position": entry.view_position,
+        "date": entry.study_day,
+        "sex": entry.sex,
+        "age_years": entry.age_years,
+        "manufacturer": entry.manufacturer,
+        "care_setting": entry.care_setting,
+    }
+    return item
+
+
+def slug(value: str) -> str:
+    """A task name: lower case, words joined by underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", value.strip().lower()).strip("_")
+
+
+def _label(config: IngestConfig, level: str, key: str, task: str, value: str) -> dict[str, str]:
+    text = value.strip().lower()
+    states = {"1": "positive", "1.0": "positive", "0": "negative", "0.0": "negative", "-1": "uncertain", "-1.0": "uncertain"}
+    state = states.get(text, text)
+    if state not in STATES:
+        raise InputError(
+            f"label column '{task}': value {value!r}; allowed: 1, 0, -1 (uncertain), blank, or {', '.join(STATES)}"
+        )
+    return {"level": level, "key": key, "task": task, "state": state, "engine": config.labels_engine}
+
+
+def _manifest_row(item: _Decoded, secret: bytes, shards: ShardWriter) -> dict[str, Any]:
+    fields = item.fields
+    sample = pseudonym(secret, "sample", fields["sample_key"])
+    member = shards.add(f"{sample}.png", item.png)
+    return {
+        **fields,
+        "sample_id": sample,
+        "study_id": pseudonym(secret, "study", fields["study_key"]),
+        "patient_id": pseudonym(secret, "patient", fields["patient_key"]),
+        "width_px": item.size[0],
+        "height_px": item.size[1],
+        "shard": member.shard,
+        "offset": member.offset,
+        "size_bytes": member.size_bytes,
+        "sha256": member.sha256,
+    }
+
+
+def _finish_rows(config: IngestConfig, rows: list[dict[str, Any]]) -> pa.Table:
+    """Add splits, ranks and days since the patient's first study; keep only the columns of the schema."""
+    first: dict[str, int] = {}
+    for row in rows:
+        if row["date"] is not None:
+            first[row["patient_id"]] = min(first.get(row["patient_id"], row["date"]), row["date"])
+    fractions = (config.train_fraction, config.validation_fraction, config.test_fraction)
+    for row in rows:
+        row["split"] = patient_split(row["patient_id"], config.split_seed, *fractions)
+        row["study_day"] = None if row["date"] is None else row["date"] - first[row["patient_id"]]
+        row.setdefault("care_setting", None)
+    patients = [row["patient_id"] for row in rows]
+    is_train = [row["split"] == "train" for row in rows]
+    for replicate in range(config.num_replicates):
+        ranks = subset_ranks(patients, is_train, config.split_seed, replicate)
+        for row, rank in zip(rows, ranks.tolist(), strict=True):
+            row[rank_column(replicate)] = None if rank < 0 else rank
+    return pa.Table.from_pylist(rows, manifest_schema(config.num_replicates))
+
+
+def _report_table(reports: list[dict[str, str]], secret: bytes) -> pa.Table:
+    rows = [
+        {
+            **report,
+            "study_id": pseudonym(secret, "study", report["study_key"]),
+            "patient_id": pseudonym(secret, "patient", report["patient_key"]),
+        }
+        for report in reports
+    ]
+    return pa.Table.from_pylist(rows, REPORTS_SCHEMA)
+
+
+def _label_table(labels: list[dict[str, str]], secret: bytes) -> pa.Table:
+    rows = [{**label, "id": pseudonym(secret, label["level"], label["key"])} for label in labels]
+    return pa.Table.from_pylist(rows, LABEL_SCHEMA)

@@ -1,0 +1,46 @@
+"""Schemas of a dataset's tables (docs/data_format.md, section 1)."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("study_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("view", pa.string()),
+        ("view_position", pa.string()),
+        ("study_day", pa.int32()),
+        ("sex", pa.string()),
+        ("age_years", pa.int32()),
+        ("manufacturer", pa.string()),
+        ("care_setting", pa.string()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+
+EXCLUSIONS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+REPORTS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("study_id", "patient_id", "text", "indication", "comparison", "findings", "impression")]
+)
+
+LABEL_SCHEMA = pa.schema([(name, pa.string()) for name in ("level", "id", "task", "state", "engine")])
+
+
+def rank_column(replicate: int) -> str:
+    """Name of the manifest column that orders the training images of a replicate."""
+    return f"rank_{replicate}"
+
+
+def manifest_schema(num_replicates: int) -> pa.Schema:
+    """The manifest with its rank columns."""
+    ranks = [(rank_column(replicate), pa.int32()) for replicate in range(num_replicates)]
+    return pa.schema([*MANIFEST_SCHEMA, *(pa.field(name, kind) for name, kind in ranks)])

@@ -1,0 +1,27 @@
+"""Split by patient with a keyed hash: no patient in two splits, and a patient's split does not depend on who else is there."""
+
+import hashlib
+
+from radscale.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+
+
+def keyed_fraction(*key: object) -> float:
+    """A number in [0, 1) that is random in `key` and the same everywhere and always."""
+    text = "\0".join(str(part) for part in key)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def patient_split(patient_id: str, seed: int, train: float, validation: float, test: float) -> str:
+    """`train`, `validation` or `test`.
+
+    Raises:
+        InputError: if the fractions are not shares that sum to 1.
+    """
+    if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-6:
+        raise InputError(f"split fractions {train}, {validation}, {test} must be 0 or more and sum to 1")
+    value = keyed_fraction("split", seed, patient_id)
+    if value < train:
+        return "train"
+    return "validation" if value < train + validation else "test"

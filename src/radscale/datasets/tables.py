@@ -1,0 +1,63 @@
+"""Read the CSV files that hospitals export: any usual encoding, quoted line breaks, and columns by the user's names."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from radscale.errors import InputError
+
+BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+def read_csv(path: Path, encoding: str | None = None) -> tuple[list[dict[str, str]], str]:
+    """Rows of a CSV file by column name, and the encoding that it turned out to have.
+
+    Args:
+        path: of the file; comma, semicolon or tab separated.
+        encoding: taken as given; None tries UTF-8 and UTF-16 (by their marks), then Windows-1252.
+
+    Raises:
+        InputError: no such file, bytes that no tried encoding has, no header, or a row of another length.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; correct the path of the table") from None
+    marks = [name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)]
+    tried = [encoding] if encoding else [*marks, "utf-8", "cp1252"]
+    text = used = None
+    problem: UnicodeDecodeError | None = None
+    for name in tried:
+        try:
+            text, used = data.decode(name), name
+            break
+        except UnicodeDecodeError as error:
+            problem = error
+        except LookupError:
+            raise InputError(f"{path.name}: '{name}' is not an encoding; e.g. utf-8, cp1252, latin-1") from None
+    if text is None or used is None:
+        assert problem is not None
+        raise InputError(f"{path.name}: byte {problem.start} is not {' or '.join(tried)}; say `encoding:` or save it as UTF-8")
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path.name}, line {reader.line_num}: not a CSV file ({error})") from None
+    if not reader.fieldnames:
+        raise InputError(f"{path.name}: empty; a header line with column names is needed")
+    for row in rows:
+        if None in row:
+            raise InputError(
+                f"{path.name}: a row has more fields than the header ({', '.join(reader.fieldnames)}); quote commas"
+            )
+    return [{key: value or "" for key, value in row.items()} for row in rows], used
+
+
+def require_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path) -> None:
+    """Raises InputError if a column is missing, with those found."""
+    found = list(rows[0]) if rows else []
+    for column in columns:
+        if column not in found:
+            raise InputError(f"{path.name}: no column '{column}'; found {', '.join(found) or 'no rows'}")
