@@ -37,10 +37,10 @@ class ClipTokenizer:
         return pad_tokens(rows)
 
 
-def pad_tokens(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def pad_tokens(rows: Sequence[Sequence[int]], padding: int = END_OF_TEXT) -> tuple[Tensor, Tensor]:
     """Token rows of different lengths as (B, L) ids and mask (1 = token, 0 = padding)."""
     length = max(len(row) for row in rows)
-    input_ids = torch.full((len(rows), length), END_OF_TEXT, dtype=torch.int64)
+    input_ids = torch.full((len(rows), length), padding, dtype=torch.int64)
     attention_mask = torch.zeros((len(rows), length), dtype=torch.int64)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = torch.tensor(row, dtype=torch.int64)

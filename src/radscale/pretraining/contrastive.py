@@ -98,7 +98,7 @@ class ContrastiveObjective:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         chosen = self.sampler.batch(step)
         pixels = self._pixels(chosen, generator)
-        input_ids, mask = pad_tokens([self.tokens[row] for row in chosen])
+        input_ids, mask = pad_tokens([self.tokens[row] for row in chosen], len(self.vocabulary) - 1)
         image_features = self.encoder.encode_image(pixels)
         text_features = self.encoder.encode_tokens(input_ids.to(self.device), mask.to(self.device))
         targets = unique_pair_targets(torch.from_numpy(self.rows.label[chosen])).to(self.device)

@@ -4,7 +4,8 @@ May import datasets, training, analysis, models, metrics and `radscale.errors`; 
 """
 
 from radscale.probing.classifier import AttentionProbe, ProbeShape, StackedProbe, predict, train_probe
-from radscale.probing.probe import ProbeConfig, run_probing
+from radscale.probing.config import ProbeConfig
+from radscale.probing.probe import run_probing
 from radscale.probing.task_sets import DISPLAY_NAMES, TASK_SETS, display_name, resolve_tasks
 
 __all__ = [

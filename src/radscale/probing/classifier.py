@@ -183,7 +183,7 @@ def train_probe(
     weight_decay: float = 0.01,
     warmup_fraction: float = 0.05,
     device: torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> StackedProbe:
     """Train the probes of all seeds in one pass over the features per epoch.
 
@@ -194,7 +194,7 @@ def train_probe(
     Args:
         features: source of the training features.
         targets: (n, T) float32; 1, 0 or NaN; row i belongs to position i of `features`. Every task has both classes.
-        progress: called with images seen and images to see in total.
+        progress: called with the number of images seen, up to epochs * n.
     """
     device = device or torch.device("cpu")
     num_images = len(targets)
@@ -220,7 +220,7 @@ def train_probe(
             (masked_bce(probe(features.read(chunk)), labels[chunk]) / num_known).backward()
         optimizer.step()
         if progress:
-            progress(epoch * num_images + sum(map(len, batches[: number + 1])), epochs * num_images)
+            progress(epoch * num_images + sum(map(len, batches[: number + 1])))
     return probe
 
 

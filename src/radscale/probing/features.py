@@ -30,29 +30,63 @@ class FeatureSource(Protocol):
         """(n,) positions -> (n, N, C) float32 on the probe's device; N = grid * grid, C = channels of all maps."""
 
 
-@torch.inference_mode()
-def image_features(encoder: Encoder, images: list[np.ndarray], grid: int, device: torch.device) -> Tensor:
-    """(H, W) uint8 images -> (B, grid * grid, C) float32."""
-    maps = encoder.forward_features(encoder.preprocess(images).to(device))
-    return normalise_to_grid([item.float() for item in maps], grid).flatten(2).transpose(1, 2)
-
-
 class ComputedFeatures:
-    """Runs the encoder again each time: slow, but nothing is stored."""
+    """Runs the encoder whenever features are read: slow, but nothing is stored.
+
+    Args:
+        rows: manifest rows of `dataset`; positions count along them.
+        encoder: in eval mode, on `device`.
+        grid: side of the common grid in cells.
+        batch_size: images in one pass of the encoder.
+        num_workers: threads that read images ahead of it.
+    """
 
     def __init__(
-        self, dataset: Dataset, rows: np.ndarray, encoder: Encoder, grid: int, batch_size: int, device: torch.device
+        self,
+        dataset: Dataset,
+        rows: np.ndarray,
+        encoder: Encoder,
+        *,
+        grid: int,
+        batch_size: int = 32,
+        device: torch.device | None = None,
+        num_workers: int = 0,
     ) -> None:
-        self._dataset, self._rows, self._encoder = dataset, rows, encoder
-        self._grid, self._batch_size, self._device = grid, batch_size, device
+        self._dataset, self._rows, self._encoder, self._grid = dataset, rows, encoder, grid
+        self._batch_size, self._num_workers = batch_size, num_workers
+        self.device = device or torch.device("cpu")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Images, tokens, channels of all features."""
+        return len(self._rows), self._grid**2, sum(self._encoder.feature_channels)
 
     def read(self, positions: np.ndarray) -> Tensor:
-        parts = []
-        for start in range(0, len(positions), self._batch_size):
-            images = self._dataset.read_images(self._rows[positions[start : start + self._batch_size]])
-            # A copy, because autograd must be able to save what was made in inference mode.
-            parts.append(image_features(self._encoder, images, self._grid, self._device).clone())
-        return torch.cat(parts)
+        return torch.cat(list(self.compute(positions)))
+
+    def compute(self, positions: np.ndarray) -> Iterator[Tensor]:
+        """(b, N, C) float32 batch by batch, in the order of `positions`."""
+        for images in self._read_ahead(self._rows[positions]):
+            # Not inference mode: autograd must be able to save these tensors for the probe's backward pass.
+            with torch.no_grad():
+                maps = self._encoder.forward_features(self._encoder.preprocess(images).to(self.device))
+                normed = normalise_to_grid([feature_map.float() for feature_map in maps], self._grid)
+            yield normed.flatten(2).transpose(1, 2)
+
+    def _read_ahead(self, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Images of each batch in order, up to `2 * num_workers` batches ahead of the encoder."""
+        batches = [rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size)]
+        if self._num_workers == 0:
+            yield from map(self._dataset.read_images, batches)
+            return
+        with ThreadPoolExecutor(self._num_workers) as pool:
+            waiting: deque[Future[list[np.ndarray]]] = deque()
+            for batch in batches:
+                waiting.append(pool.submit(self._dataset.read_images, batch))
+                if len(waiting) > 2 * self._num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
 
 class CachedFeatures:
@@ -99,54 +133,28 @@ def check_cache_fits(size_bytes: int, folder: Path, limit_bytes: float) -> None:
 
 def write_feature_cache(
     path: Path,
-    dataset: Dataset,
-    rows: np.ndarray,
-    encoder: Encoder,
+    features: ComputedFeatures,
     *,
-    grid: int,
-    batch_size: int,
     dtype: str = "float16",
     limit_bytes: float = 50e9,
-    device: torch.device | None = None,
-    num_workers: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the features of `rows` as one .npy array (len(rows), grid * grid, C).
+    """Write all features as one .npy array (images, tokens, channels).
 
     Args:
         path: of the .npy file; its folder exists.
-        rows: manifest rows of `dataset`.
-        encoder: in eval mode, on `device`.
-        num_workers: threads that read images ahead.
+        dtype: "float16" or "float32".
+        progress: called with the number of images done.
 
     Raises:
         InputError: the cache would exceed `limit_bytes` or the free disk.
     """
-    device = device or torch.device("cpu")
-    shape = (len(rows), grid * grid, sum(encoder.feature_channels))
-    check_cache_fits(cache_size_bytes(*shape, dtype=dtype), path.parent, limit_bytes)
-    cache = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    check_cache_fits(cache_size_bytes(*features.shape, dtype=dtype), path.parent, limit_bytes)
+    cache = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=features.shape)
     done = 0
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    for images in _read_ahead(dataset, batches, num_workers):
-        features = image_features(encoder, images, grid, device)
-        cache[done : done + len(images)] = features.to(getattr(torch, dtype)).cpu().numpy()
-        done += len(images)
+    for batch in features.compute(np.arange(features.shape[0])):
+        cache[done : done + len(batch)] = batch.to(getattr(torch, dtype)).cpu().numpy()
+        done += len(batch)
         if progress:
-            progress(done, len(rows), "features")
+            progress(done)
     cache.flush()
-
-
-def _read_ahead(dataset: Dataset, batches: list[np.ndarray], num_workers: int) -> Iterator[list[np.ndarray]]:
-    """Images of each batch in order, up to `2 * num_workers` batches ahead of the caller."""
-    if num_workers == 0:
-        yield from (dataset.read_images(batch) for batch in batches)
-        return
-    with ThreadPoolExecutor(num_workers) as pool:
-        waiting: deque[Future[list[np.ndarray]]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(dataset.read_images, batch))
-            if len(waiting) > 2 * num_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

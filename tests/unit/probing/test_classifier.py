@@ -36,7 +36,8 @@ def test_equals_the_classifier_as_the_paper_writes_it(kernel_size):
     shape = ProbeShape(in_channels=(3, 3, 4, 5), grid=4, width=2, num_tasks=3, kernel_size=kernel_size)
     generator = torch.Generator().manual_seed(0)
     maps = [
-        torch.randn(2, channels, size, size, generator=generator) for channels, size in zip(shape.in_channels, (9, 6, 4, 2))
+        torch.randn(2, channels, size, size, generator=generator)
+        for channels, size in zip(shape.in_channels, (9, 6, 4, 2), strict=True)
     ]
     probe = StackedProbe(shape, seeds=(3, 4), prevalence=torch.tensor([0.1, 0.5, 0.9]))
     with torch.no_grad():
@@ -117,9 +118,9 @@ def test_every_image_is_seen_once_per_epoch():
         return read(positions)
 
     features.read = counting_read
-    train(features, targets, epochs=2, progress=lambda done, total: reported.append((done, total)))
+    train(features, targets, epochs=2, progress=reported.append)
     batches = seen[1:]
     assert [len(batch) for batch in batches] == [24, 23, 23] * 2
     assert sorted(np.concatenate(batches[:3])) == list(range(70))
     assert not np.array_equal(batches[0], batches[3])
-    assert reported[-1] == (140, 140)
+    assert reported == [24, 47, 70, 94, 117, 140]

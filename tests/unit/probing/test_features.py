@@ -10,8 +10,6 @@ from radscale.probing import features
 from radscale.probing.features import CachedFeatures, ComputedFeatures, cache_size_bytes, write_feature_cache
 from radscale.training.open_weights import load_encoder
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def encoder(encoder_folder):
@@ -19,30 +17,40 @@ def encoder(encoder_folder):
 
 
 def test_cache_holds_the_features_in_the_order_of_the_rows(blob_dataset, encoder, tmp_path):
-    data, rows = Dataset(blob_dataset), np.array([5, 2, 9, 7, 3])
-    write_feature_cache(tmp_path / "features.npy", data, rows, encoder, grid=2, batch_size=2)
-    cached = CachedFeatures(tmp_path / "features.npy", CPU).read(np.array([4, 0]))
-    computed = ComputedFeatures(data, rows, encoder, 2, 32, CPU).read(np.array([4, 0]))
+    computed = ComputedFeatures(Dataset(blob_dataset), np.array([5, 2, 9, 7, 3]), encoder, grid=2, batch_size=2)
+    write_feature_cache(tmp_path / "features.npy", computed)
+    cached = CachedFeatures(tmp_path / "features.npy", torch.device("cpu")).read(np.array([4, 0]))
     assert cached.shape == (2, 4, 4 * 32)
     assert cached.dtype == torch.float32
-    torch.testing.assert_close(cached, computed, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(cached, computed.read(np.array([4, 0])), rtol=1e-3, atol=1e-3)
+
+
+def test_features_are_the_normalised_maps_of_the_encoder(blob_dataset, encoder):
+    data = Dataset(blob_dataset)
+    with torch.no_grad():
+        maps = encoder.forward_features(encoder.preprocess(data.read_images([3])))
+    found = ComputedFeatures(data, np.array([3]), encoder, grid=4).read(np.array([0]))
+    for number, feature_map in enumerate(maps):
+        cell = feature_map[0, :, 1, 2]
+        expected = (cell - cell.mean()) / (cell.var(correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(found[0, 1 * 4 + 2, 32 * number : 32 * (number + 1)], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_estimate_is_the_size_on_disk(blob_dataset, encoder, tmp_path):
     path = tmp_path / "features.npy"
-    write_feature_cache(path, Dataset(blob_dataset), np.arange(10), encoder, grid=3, batch_size=4)
+    write_feature_cache(path, ComputedFeatures(Dataset(blob_dataset), np.arange(10), encoder, grid=3))
     assert path.stat().st_size == cache_size_bytes(10, 9, 128) + 128
 
 
 def test_reading_ahead_changes_nothing(blob_dataset, encoder, tmp_path):
-    data, rows = Dataset(blob_dataset), np.arange(50)
     for workers in (0, 3):
-        write_feature_cache(tmp_path / f"{workers}.npy", data, rows, encoder, grid=2, batch_size=4, num_workers=workers)
+        computed = ComputedFeatures(Dataset(blob_dataset), np.arange(50), encoder, grid=2, batch_size=4, num_workers=workers)
+        write_feature_cache(tmp_path / f"{workers}.npy", computed)
     assert (tmp_path / "0.npy").read_bytes() == (tmp_path / "3.npy").read_bytes()
 
 
 def test_refuses_what_the_disk_cannot_hold(blob_dataset, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000))
     with pytest.raises(InputError, match=r"GB free on disk; choose a smaller `grid`"):
-        write_feature_cache(tmp_path / "f.npy", Dataset(blob_dataset), np.arange(10), encoder, grid=2, batch_size=4)
+        write_feature_cache(tmp_path / "f.npy", ComputedFeatures(Dataset(blob_dataset), np.arange(10), encoder, grid=2))
     assert not (tmp_path / "f.npy").exists()

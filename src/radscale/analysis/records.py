@@ -1,0 +1,76 @@
+"""The prediction table: the border between evaluation and statistics (docs/data_format.md, section 4)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from radscale.errors import InputError
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("objective", pa.string()),
+        ("subset_size", pa.int64()),
+        ("replicate", pa.int32()),
+        ("seed", pa.int32()),
+        ("task", pa.string()),
+        ("sample_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("target", pa.int8()),
+        ("prediction", pa.float32()),
+    ]
+)
+KEY = ("arm", "subset_size", "replicate", "seed", "task", "sample_id")
+
+
+def read_predictions(paths: str | Path | Sequence[str | Path]) -> pa.Table:
+    """One prediction table from Parquet or CSV files, checked.
+
+    Raises:
+        InputError: missing files or columns, targets other than 0 and 1, predictions outside [0, 1], a sample twice.
+    """
+    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not files:
+        raise InputError("no prediction table given; name at least one Parquet or CSV file")
+    return pa.concat_tables([_read_one(Path(file)) for file in files])
+
+
+def _read_one(path: Path) -> pa.Table:
+    try:
+        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such prediction table; correct the path") from None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path.name}: not a Parquet or CSV table ({str(error).splitlines()[0]})") from None
+    missing = [name for name in PREDICTION_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path.name}: no column '{missing[0]}'; found {', '.join(table.column_names)}")
+    try:
+        table = table.select(PREDICTION_SCHEMA.names).cast(PREDICTION_SCHEMA)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path.name}: {str(error).splitlines()[0]}; see docs/data_format.md, section 4") from None
+    _check(table, path.name)
+    return table
+
+
+def _check(table: pa.Table, name: str) -> None:
+    for column in PREDICTION_SCHEMA.names:
+        if table[column].null_count:
+            raise InputError(f"{name}: column '{column}' has {table[column].null_count} empty values; drop those rows")
+    prediction = table["prediction"].to_numpy()
+    wrong = np.flatnonzero(~((prediction >= 0) & (prediction <= 1)))
+    if wrong.size:
+        raise InputError(f"{name}: prediction {prediction[wrong[0]]} in row {wrong[0]}; probabilities in [0, 1] are needed")
+    targets = set(pc.unique(table["target"]).to_pylist())
+    if targets - {0, 1}:
+        raise InputError(f"{name}: target {sorted(targets - {0, 1})[0]}; targets are 0 or 1, drop rows with unknown ones")
+    num_keys = table.group_by(list(KEY)).aggregate([]).num_rows
+    if num_keys != table.num_rows:
+        raise InputError(
+            f"{name}: {table.num_rows - num_keys} rows repeat a sample of the same arm, size, replicate, seed and task"
+        )
