@@ -131,7 +131,7 @@ class SentenceContext:
     def assertion(self, start: int, end: int) -> Assertion:
         """What the sentence says of the mention at [start, end)."""
         backward = self._backward_cue(start, end)
-        forward = self._forward_cue(start)
+        forward = self._forward_cue(start, end)
         if forward == "ignored":
             return Assertion.IGNORED
         if backward == "uncertain" or (forward == "uncertain" and backward is None):
@@ -140,9 +140,9 @@ class SentenceContext:
             return Assertion.NEGATIVE
         return Assertion.UNCERTAIN if self._is_alternative(start, end) else Assertion.POSITIVE
 
-    def _forward_cue(self, start: int) -> str | None:
-        """The nearest cue before the mention whose scope reaches it."""
-        cue = next(((end, kind) for end, kind in reversed(self._forward) if end <= start), None)
+    def _forward_cue(self, start: int, end: int) -> str | None:
+        """The nearest cue before or inside the mention ("heart is not enlarged") whose scope reaches it."""
+        cue = next((cue for cue in reversed(self._forward) if cue[0] <= end), None)
         if cue is None:
             return None
         scope = self._text[cue[0] : start]

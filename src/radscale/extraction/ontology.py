@@ -116,3 +116,145 @@ TIP_PLACEMENT = {
     "CVC": {**_CENTRAL_VENOUS, "subclavian vein": "unclear", "internal jugular vein": "unclear"},
 }
 """Type -> tip location -> placement. `unclear` and `N/A` map to themselves for each type."""
+
+# How reports word the findings (lower case, white space squeezed). `stems`: a sentence without any of them is not searched. In
+# `mention` the group `skip` is a look-alike that is no mention. `normal` states that the finding is absent without naming it.
+_GAP = r"(?:(?!\b(?:but|with|not|no|which|enlarg|borderline|cardiomegal|abnormal|stable|demonstrate|other)|\benlarg)[^.;:]){0,80}?"
+_NORMAL = r"\b(?:normal|unremarkable|within\s+(?:the\s+)?(?:limits\s+of\s+normal|normal))\b"
+_HEART = r"\b(?:hearts?|cardiac|cardio-?mediastinal|cardio-?pericardial|cardiothymic)\b"
+_LUNG_NORMAL = r"\b(?:clear|unremarkable|normal(?!ly|\s+(?:in\s+volume|volumes?|inflat|expan|aerat|vascul|lung\s+vol|pulm)))"
+_DIAPHRAGM = r"(?:hemi-?\s?)?diaphragm\w*"
+_VESSELS = r"(?:pulmonary\s+|central\s+|perihilar\s+|hilar\s+)*\b(?:vascul\w+|vessels|veins)"
+_ARTERY = r"\b(?:aort\w+|arch|knob|coronar\w+|arter(?:y|ies|ial)|vascular|carotids?)\b"
+_BONES = r"\b(?:bony|osseous|skeletal|bones?|skeleton|rib\s?cage)\b"
+
+
+FINDING_STEMS: dict[str, tuple[str, ...]] = {
+    "hyperinflation": ("hyper", "over", "flatten", "lung volume", "trapping", "normally"),
+    "interstitial_lung_disease_pattern": ("interstiti", "reticul", "fibro", "honeycomb", "ild"),
+    "atelectasis": ("atelecta", "collaps"),
+    "costophrenic_angle_blunting": ("blunt", "obliterat", "costophrenic", "cp angle"),
+    "pleural_effusion": ("effusion", "fluid", "thorax", "empyema"),
+    "pneumothorax": ("thora", "ptx"),
+    "adenopathy": ("adenopath", "node", "nodal"),
+    "enlarged_pulmonary_artery": ("pulmonary arter", "pulmonary trunk", "pulmonary outflow"),
+    "arterial_calcification": ("calcif", "athero", "arterioscl"),
+    "osseous_abnormalities": (
+        "degenerat", "osteo", "spondyl", "scolio", "kypho", "demineral", "fractur", "arthr", "spur", "hyperostosis", "dish", "pectus",
+        "deformit", "wedg", "height", "lesion", "disc ", "disk", "sublux", "dislocat", "rib", "exosto", "bone", "bony", "osseous", "skelet",
+        "endplate", "hypertrophic", "curvature", "necrosis", "paget", "callus", "ankylos", "schmorl", "thoracotomy",
+    ),
+    "rib_fracture": ("rib",),
+    "bronchial_wall_thickening": ("bronch", "airway", "cuffing"),
+    "hernia": ("hernia", "intrathoracic stomach"),
+    "subcutaneous_air": ("subcutaneous", "soft tissue", "chest wall"),
+    "opacity": ("opac", "consolidat", "infiltrat", "air space", "airspace", "air-space", "densit", "haz", "glass", "alveolar", "lung", "pneumoni"),
+    "vascular_congestion": ("congest", "vascul", "vessel", "vein", "venous", "engorg", "cephali"),
+    "cardiomegaly": ("heart", "cardi"),
+    "diaphragm_elevation": ("diaphragm", "eventrat"),
+    "pulmonary_edema": ("edema", "oedema"),
+}  # fmt: skip
+
+FINDING_MENTIONS: dict[str, str] = {
+    "hyperinflation": (
+        r"\b(?:hyper|over)[- ]?(?:inflat|expan|a?erat|disten)\w*|\bhyper-?lucen\w*"
+        rf"|flatten\w*[^.;]{{0,50}}{_DIAPHRAGM}|{_DIAPHRAGM}[^.;,]{{0,30}}flatten\w*"
+        r"|\b(?:large|increased|high)\s+lung\s+volumes?|lung\s+volumes?\s+(?:are|is|appear)\s+(?:\w+ly\s+)?(?:increased|large|high)|air[- ]trapping"
+    ),
+    "interstitial_lung_disease_pattern": (
+        r"(?P<skip>interstiti\w+[\s/]+(?:(?:and|or|alveolar|pulmonary|lung)[\s/]+){0,3}o?edema|(?:alveolar\s+(?:and|or)\s+)interstitial\s+o?edema"
+        r"|cystic\s+fibrosis|linear\s+fibrosis|pleural\s+fibrosis)|\binterstiti\w+|\breticul(?!ocyt)\w+|\bfibro(?:sis|tic)\b|honeycomb\w*|\bild\b"
+    ),
+    "atelectasis": (
+        r"atelecta\w+|collaps\w*[^.;,]{0,25}\b(?:lungs?|lobes?|lobar)\b|\b(?:lungs?|lobes?|lobar|lingular?)\s+(?:\w+\s+){0,2}?collaps\w*"
+    ),
+    "costophrenic_angle_blunting": (
+        r"(?:blunt|obliterat)\w*[^.;]{0,60}(?:costo-?\s?phrenic|\bcp\s+angle|sulc(?:us|i)|cost\w+\s+angle)"
+        r"|(?:costo-?\s?phrenic|\bcp\s+angle|sulc(?:us|i)|\bcp\b)[^.;]{0,50}(?:blunt|obliterat)\w*"
+    ),
+    "pleural_effusion": (
+        r"(?P<skip>(?:pericardial|joint|subdural)\s+(?:effusions?|fluid))|(?P<pericardial>pericardial\s+or\s+)?\beffusions?|pleural\s+(?:based\s+)?fluid|fluid\s+in\s+the\s+(?:\w+\s+){0,2}(?:pleura\w*|fissure)"
+        r"|(?:h[a]?emo|hydro)(?:pneumo)?-?thora\w+|empyema|(?:loculated|fissural)\s+fluid"
+    ),
+    "pneumothorax": r"pneumo-?\s?thora(?:x|c)\w*|\bptx\b",
+    "adenopathy": (
+        r"(?P<skip>calcif\w+\s+(?:\w+\s+){0,3}(?:(?:lymph)?adenopath\w+|nodes?))"
+        r"|(?:lymph\s?)?adenopath\w+|(?:enlarge\w*|prominent|bulky)\s+(?:\w+\s+){0,3}(?:lymph\s+)?nodes?\b|nodal\s+enlargement|nodes?\s+(?:is|are|appear)\s+enlarged"
+    ),
+    "enlarged_pulmonary_artery": (
+        r"(?:enlarge\w*|prominen\w*|dilat\w*|bulky)\s+(?:(?:of|the|main|central|right|left|and|hilar|bilateral|proximal)\s+)*pulmonary\s+(?:arter(?:y|ies)|trunk|outflow|arterial\s+(?:trunk|segment))"
+        r"|pulmonary\s+(?:arter(?:y|ies|ial)|trunk|outflow\s+tract)[^.,;]{0,40}(?:enlarge|prominen|dilat)\w*"
+    ),
+    "arterial_calcification": (
+        r"(?P<skip>(?:aortic|mitral)\s+(?:valv\w+|annul\w+)[^.;,]{0,20}calcif\w*|calcif\w*[^.;,]{0,20}(?:aortic|mitral)\s+(?:valv\w+|annul\w+)"
+        r"|calcif\w*\s+(?:\w+\s+){0,3}(?:granulom\w+|nod\w+|lymph))"
+        rf"|athero(?:scl|mat)\w+|arterioscl\w+|calcif\w*[^.;,]{{0,45}}?{_ARTERY}|{_ARTERY}[^.;,]{{0,45}}?calcif\w*"
+    ),
+    "osseous_abnormalities": (
+        r"(?P<skip>wires?[^.;,]{0,30}fractur\w*|fractur\w*\s+(?:\w+\s+){0,2}wires?)"
+        r"|degenerat\w+|osteo(?:phy|pen|por|arth|chon|lys|lyt)\w+|\bspondyl\w+|\w*scoliosis|\w*scoliotic|kypho\w+|demineral\w+|fractur\w*|\barthr(?:i|os|op)\w+|\bspur(?:s|ring)?\b"
+        r"|hyperostosis|\bdish\b|\bpectus\b|(?:compression|vertebral|ribs?|clavic\w+|bony|osseous|wedg\w+|chest\s+wall|humer\w+|sternal|shoulder|body)\s+(?:\w+\s+)?deformit\w+"
+        r"|deformit\w+\s+(?:of|involving|in|within)\s+(?:the\s+)?(?:\w+\s+){0,4}(?:ribs?|clavicle|vertebra\w*|humerus|sternum|body|bodies|spine|shoulder)|wedging|wedge\s+compression"
+        r"|(?:vertebral|body)\s+height\s+loss|loss\s+of\s+(?:vertebral\s+)?(?:body\s+)?height|(?:lytic|blastic|sclerotic|destructive|osseous|bony|bone)\s+(?:metasta\w+|lesions?)"
+        r"|dis[ck]\s+(?:space\s+)?(?:narrowing|disease|height)|sublux\w+|dislocat\w+|(?:cervical|bifid)\s+ribs?|exosto\w+|bone\s+island|(?:osseous|bony|skeletal)\s+metasta\w+"
+        r"|endplate|hypertrophic\s+(?:\w+\s+)?(?:change|spur|endplate)\w*|(?:spinal|spine)\s+curvature|curvature\s+of\s+the\s+(?:\w+\s+)?spine|(?:avascular|aseptic)\s+necrosis|\bpaget\w*|callus|ankylos\w+|schmorl\w*"
+        r"|rib\s+(?:resection|defect)|thoracotomy\s+(?:change|defect|deformit)\w*"
+    ),
+    "rib_fracture": r"\bribs?\b[^.;]{0,50}fractur\w*|fractur\w*[^.;]{0,40}\bribs?\b",
+    "bronchial_wall_thickening": (
+        r"\b(?:peri)?-?bronch\w*\s+(?:(?:and|or)\s+\w+\s+)?(?:wall\s+)?(?:thicken\w*|cuffing)|bronchitic|thicken\w*\s+(?:of\s+)?(?:the\s+)?(?:peri)?(?:bronch\w+|airway)"
+        r"|airways?\s+(?:wall\s+)?thicken\w*|\bcuffing\b"
+    ),
+    "hernia": r"(?P<skip>(?:inguinal|umbilical|ventral|abdominal|incisional|femoral)\s+(?:wall\s+)?hernia\w*)|\bhernias?\b|intrathoracic\s+stomach",
+    "subcutaneous_air": r"subcutaneous\s+(?:\w+\s+){0,2}?(?:emphysema|gas|air)\b|(?:soft\s+tissues?|chest\s+wall)\s+(?:emphysema|gas|air)\b",
+    "opacity": (
+        r"(?P<skip>(?:bone|bony|breast|metal\w*|calcif\w*|calcific|surgical|foreign|radio\w*|mineral|osseous|nodular|soft\s+tissue)\s+densit\w+|pneumoni\w*ectomy)"
+        r"|(?<!radio)(?<!radio-)opaci\w+|consolidat\w+|infiltrat\w+|air[- ]?spaces?\b|\bdensit(?:y|ies)\b|\bhaz(?:e|y|iness)\b|ground[- ]?glass|alveolar\s+(?:disease|process|filling)"
+    ),
+    "vascular_congestion": (
+        r"(?P<skip>congestive\s+(?:heart|cardiac)\s+failure)"
+        r"|\b(?:vascular|venous|vessels?|vasculature|vascularity|hilar)\s+(?:congest\w*|engorge\w*|prominence|redistribution|fullness)|\bcongest(?:ion|ed|ive\s+changes?)\b|cephali[sz]ation"
+        rf"|pulmonary\s+venous\s+hypertension|(?:prominen\w*|engorge\w*|increased|congested|distended|distention)\s+(?:of\s+)?(?:the\s+)?{_VESSELS}"
+        r"|(?:pulmonary|central|hilar)\s+(?:vascul\w+|vessels|veins)[^.;,]{0,40}(?:prominen\w*|engorge\w*|congest\w*|increased|distended|redistribut\w*)"
+    ),
+    "cardiomegaly": (
+        rf"cardiomegal\w*|{_HEART}[^.;]{{0,60}}?\b(?:enlarge\w*|large|increased\s+in\s+size)\b|\b(?:enlarge(?:d|ment)|large)\s+(?:of\s+)?(?:the\s+)?(?:\w+\s+)?{_HEART}(?!\s+failure)"
+    ),
+    "diaphragm_elevation": rf"elevat\w*[^.;,]{{0,40}}{_DIAPHRAGM}|{_DIAPHRAGM}[^.;,]{{0,40}}elevat\w*|eventrat\w+",
+    "pulmonary_edema": r"(?P<skip>(?:soft\s+tissue|peripheral|subcutaneous|chest\s+wall|body\s+wall|leg|extremity|pedal)\s+o?edema)|\bo?edema\w*",
+}
+
+FINDING_NORMAL: dict[str, str] = {
+    "hyperinflation": rf"normally\s+(?:inflated|expanded|aerated)|normal\s+lung\s+volumes?|lung\s+volumes?{_GAP}{_NORMAL}",
+    "interstitial_lung_disease_pattern": rf"normal\s+interstitial|interstiti\w+{_GAP}{_NORMAL}",
+    "costophrenic_angle_blunting": (
+        rf"(?:costophrenic|\bcp)\s+\w+{_GAP}\b(?:sharp|clear|normal|unremarkable|preserved|within\s+normal)|\b(?:sharp|clear|normal)\s+(?:\w+\s+){{0,2}}costophrenic"
+    ),
+    "enlarged_pulmonary_artery": rf"pulmonary\s+arter\w+{_GAP}{_NORMAL}",
+    "osseous_abnormalities": (
+        rf"{_BONES}{_GAP}(?:{_NORMAL}|\bintact\b)|\b(?:normal|intact|unremarkable)\s+(?:\w+\s+)?{_BONES}"
+        rf"|\bno\s+(?:(?:significant|definite|other|obvious|focal|gross|evidence\s+of|evident)\s+)*{_BONES}\s+(?:structural\s+)?abnormalit"
+    ),
+    "rib_fracture": r"\bribs\s+(?:are|appear)\s+(?:\w+ly\s+)?intact",
+    "opacity": (
+        r"\blungs?\b(?!\s+(?:volumes?|apices|disease|cancer|nodul|mass))(?:(?!\b(?:not|no|which|volumes?|abnormal|clear\w)\b)[^.;:]){0,70}?" + _LUNG_NORMAL +
+        rf"|\b(?:clear|normal)\s+(?:\w+\s+)?lungs?\b(?!\s+vol)"
+    ),
+    "vascular_congestion": (
+        rf"\b(?:vascularity|vasculature|vasculatures|vascular\s+(?:markings?|pattern|structures|caliber)|pulmonary\s+(?:vessels|veins)){_GAP}{_NORMAL}"
+        r"|\bnormal\s+(?:\w+\s+){0,2}(?:vascularity|vasculature|vascular\s+(?:markings?|pattern))"
+    ),
+    "cardiomegaly": (
+        rf"{_HEART}{_GAP}(?:{_NORMAL}|\b(?:upper|top|high)[- ]+(?:limits?\s+(?:of\s+)?)?normal)|\bnormal(?:[- ]sized?)?\s+(?:\w+\s+){{0,2}}{_HEART}|(?:upper|top)\s+(?:limits?\s+(?:of\s+)?)?normal\s+(?:\w+\s+)?{_HEART}"
+    ),
+    "diaphragm_elevation": rf"diaphragms?\b{_GAP}{_NORMAL}",
+}  # fmt: skip
+
+BORDERLINE_HEART = rf"borderline\s+(?:\w+\s+)?{_HEART}|{_HEART}[^.;]{{0,40}}?\b(?:borderline|mildly\s+prominent|prominent)\b"
+"""Neither enlarged nor normal."""
+
+POSITIVE_ONLY = {"opacity": r"\bpneumonias?\b|bronchopneumonia"}
+"""Words that imply the finding when affirmed; their denial ("no pneumonia") says nothing about it."""
+
+NOT_DENIED_BY_PARTS = frozenset({"osseous_abnormalities"})
+"""Findings that cover many things: denying one of them ("no scoliosis") does not deny the finding; only `normal` does."""

@@ -57,8 +57,8 @@ def split_sections(text: str) -> dict[str, str]:
     return {section: "\n".join(filter(None, (part.strip() for part in parts[section]))) for section in SECTIONS}
 
 
-def evidence(sections: Mapping[str, Any]) -> list[str]:
-    """The texts that describe the image, in reading order: findings, impression, addendum.
+def evidence(sections: Mapping[str, Any]) -> dict[str, str]:
+    """The texts that describe the image, in reading order: findings, impression, addendum; empty ones are left out.
 
     `remainder` stands in for findings that are empty (a report without headers). Indication, history, comparison and technique
     are never evidence.
@@ -80,8 +80,8 @@ def evidence(sections: Mapping[str, Any]) -> list[str]:
     findings = sections.get("findings") or ""
     if not findings.strip():
         findings = sections.get("remainder") or ""
-    texts = (findings, sections.get("impression") or "", sections.get("addendum") or "")
-    return [text for text in texts if text.strip()]
+    texts = {"findings": findings, "impression": sections.get("impression"), "addendum": sections.get("addendum")}
+    return {name: text for name, text in texts.items() if text and text.strip()}
 
 
 def check_engine(engine: str) -> None:
