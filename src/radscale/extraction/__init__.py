@@ -7,7 +7,7 @@ stage. Definitions and closed lists are in `ontology.py`; sentence context (nega
 #from radscale.extraction.agreement import agreement
 #from radscale.extraction.extract import run_extraction
 from radscale.extraction.findings import extract_findings
-#from radscale.extraction.lines_and_tubes import extract_lines_and_tubes
+from radscale.extraction.lines_and_tubes import extract_lines_and_tubes
 from radscale.extraction.ontology import FINDING_NAMES, FINDINGS, TUBE_NAMES, TUBES
 from radscale.extraction.sections import split_sections
 

@@ -258,3 +258,130 @@ POSITIVE_ONLY = {"opacity": r"\bpneumonias?\b|bronchopneumonia"}
 
 NOT_DENIED_BY_PARTS = frozenset({"osseous_abnormalities"})
 """Findings that cover many things: denying one of them ("no scoliosis") does not deny the finding; only `normal` does."""
+
+# How reports word the devices (lower case, white space squeezed), tried in this order at each place. `skip`: look-alikes.
+_LINE = r"(?:lines?|catheters?|cvcs?|cvls?|sheaths?|introducers?|cordis)"
+_VENOUS = r"(?:(?:approach|vein|central|venous|access|vascular|dialysis|hemodialysis|tunneled|triple[- ]lumen|double[- ]lumen|dual[- ]lumen|large[- ]bore|temporary)\s+)*"
+TUBE_MENTIONS: dict[str, str] = {
+    "skip": (
+        r"side[- ]?(?:ports?|holes?)|(?:gastrostomy|jejunostomy|percutaneous|peg)\s+(?:feeding\s+|gastric\s+|enteric\s+)?tubes?|(?:pericardial|biliary|hepatic|abdominal|nephrostomy|ureteral|surgical)"
+        r"\s+(?:pigtail\s+)?(?:catheters?|drains?|tubes?)|pigtail\s+(?:nephrostomy|biliary|pericardial|ureteral)\s+\w+|trache(?:al|ostomy)\s+(?:stent|scar|defect)|(?:left|right)\s+port\s+side"
+    ),
+    "SGC": r"swan[- ]?ganz(?:\s+(?:catheters?|lines?))?|\bswan\b|pulmonary\s+arter(?:y|ial)\s+(?:catheters?|lines?)|\bpa\s+(?:catheters?|lines?)",
+    "IABP": r"intra-?\s?aortic\s+(?:counterpulsation\s+)?balloon(?:\s+(?:pump|catheter|counterpulsation)s?)?(?:\s+(?:device|catheter))?(?:\s*\(iabp\))?|\biabp\b|(?:aortic\s+)?balloon\s+pump",
+    "ETT": r"endotracheal(?:\s+tubes?)?(?:\s*\(ett\))?|\be\.?t\.?\s+tubes?|\bett\b|\bet\b(?=(?:,|\s+and|/)\s*(?:ng|og|naso|oro|enteric|feeding|dobb))",
+    "TT": r"tracheostom\w+(?:\s+(?:tubes?|cannulas?|appliances?|device))?|\btrach\b(?:\s+tube)?",
+    "MD": (
+        r"mediastinal\s+(?:chest\s+)?(?:drains?|tubes?|drainage\s+\w+|catheters?)|\bmediastinal(?=(?:,|\s+and|/)\s*(?:\w+\s+){0,3}(?:chest|pleural|thoracostomy)\s+(?:tubes?|drains?))"
+        r"|(?:sub|retro)sternal\s+drains?"
+    ),
+    "CT": (
+        r"\bpigtail(?:\s+(?:pleural|chest|thoracostomy|drainage))?\s+(?:catheters?|drains?|tubes?)|\bpigtails?\b|\b(?:chest|pleural)\s+(?:drainage\s+|pigtail\s+)?(?:tubes?|drains?|catheters?)"
+        r"|thoracostomy(?:\s+(?:tubes?|catheters?|drains?))?|pleur-?x(?:\s+(?:catheters?|drains?|tubes?))?|intercostal\s+(?:drains?|tubes?)|drainage\s+(?:catheters?|tubes?)|(?:thoracic|basal|basilar|apical)\s+drains?"
+    ),
+    "NGT": (
+        r"(?:naso|oro)-?(?:gastric|enteric|jejunal|duodenal)(?:\s+(?:feeding\s+)?(?:tubes?|catheters?))?|entero?gastric\s+tubes?|esophagogastric\s+tubes?"
+        r"|(?:\b(?:enteric|feeding|gastric|weighted|sump|corpak|keofeed|ng|og)|dobb?-?\s?hoff\w*)\s+(?:feeding\s+|enteric\s+)?(?:tubes?|catheters?)|dobb?-?\s?hoff\w*|\b[no]gt\b|\bdht\b"
+        r"|\b(?:ng|og|enteric)\b(?=(?:,|\s+and|/)\s*(?:\w+\s+){0,2}tubes?)"
+    ),
+    "PICC": r"\bpiccs?\b(?:\s+(?:lines?|catheters?))?|peripherally\s+inserted\s+(?:central\s+)?(?:venous\s+)?(?:catheters?|lines?)(?:\s*\(picc\))?",
+    "SC": (
+        r"port-?\s?a-?\s?cath\w*|porta-?\s?cath\w*|\bmedi-?ports?|power-?ports?|infus[ea]-?a?-?ports?|(?:venous|vascular)\s+access\s+(?:ports?|devices?)|\bports?(?:\s+catheters?)?\b"
+        rf"|\bsubclavian\s+(?:vein\s+)?{_VENOUS}(?:{_LINE}|ports?)|\bsubclavian\s+approach|(?:via|from)\s+(?:an?\s+|the\s+)?(?:left\s+|right\s+)?subclavian(?:\s+(?:vein|approach))*"
+    ),
+    "IJ": (
+        rf"\b(?:internal\s+jugular|jugular|ij)\s+(?:vein\s+)?{_VENOUS}{_LINE}|\b(?:internal\s+jugular|ij)\s+(?:vein\s+)?approach"
+        r"|(?:via|from|through)\s+(?:an?\s+|the\s+)?(?:left\s+|right\s+)?(?:internal\s+jugular|ij)(?:\s+(?:vein|approach))*"
+    ),
+    "CVC": (
+        rf"\bcentral\s+(?:venous\s+|vascular\s+)?(?:access\s+)?{_LINE}|\bcv[cl]s?\b|(?:hemo)?dialysis\s+{_LINE}|perma-?cath\w*|hickman\w*(?:\s+{_LINE})?|broviac|groshong|quinton|vas-?cath\w*"
+        rf"|\bvenous\s+{_LINE}|vascular\s+(?:catheters?|sheaths?)|(?:tunneled|triple[- ]lumen|double[- ]lumen|dual[- ]lumen)\s+(?:\w+\s+)?{_LINE}"
+    ),
+}  # fmt: skip
+UNNAMED_DEVICES = (
+    r"\b(?:lines?\s*(?:and|/|&)\s*tubes?|tubes?\s*(?:and|/|&)\s*(?:lines?|catheters?)|support(?:ing|ive)?\s+(?:devices?|apparatus|lines?|hardware|tubes?|equipment)|lines,?\s+tubes)\b"
+)
+"""Devices that are spoken of without a name ("support lines are unchanged"): which ones are present is not known."""
+UNNAMED_ABSENT = rf"\bno\s+(?:visible\s+|indwelling\s+|support\s+)?(?:{UNNAMED_DEVICES[2:]})"
+
+_CARINA = r"(?:the\s+)?(?:level\s+of\s+the\s+)?carina"
+_VEINS = {
+    "cavoatrial junction": r"cavo-?\s?atrial|atrio-?\s?caval|(?:svc|superior\s+vena\s+cava|caval)[\s/-]*(?:and\s+|-\s*)?(?:the\s+)?(?:right\s+)?(?:ra\b|atri\w+)?[\s-]*junction",
+    "upper right atrium": r"(?:upper|high|superior|proximal)\s+(?:portion\s+of\s+(?:the\s+)?)?right\s+atri\w+|(?:upper|high)\s+ra\b",
+    "right atrium": r"right\s+atri\w+|\bra\b|\batrium",
+    "right ventricle": r"right\s+ventric\w+|\brv\b",
+    "IVC": r"inferior\s+vena\s+cava|\bivc\b|hepatic\s+vein",
+    "SVC": r"(?:brachiocephalic|innominate)[^.;,]{0,20}(?:svc|vena\s+cava|confluence|junction)|\bsvc\b|(?<!inferior )vena\s+cava|caval\s+confluence",
+    "azygos vein": r"azygos",
+    "brachiocephalic vein": r"brachiocephalic|innominate",
+    "axillary vein": r"axilla\w*",
+    "subclavian vein": r"subclavian",
+    "internal jugular vein": r"jugular|\bij\b|\bneck\b",
+    "pulmonary artery": r"pulmonary\s+arter\w+",
+    "extravascular": r"extra-?vascular",
+}
+TIP_PATTERNS: dict[str, dict[str, str]] = {
+    "ETT": {
+        "main bronchus": r"main\s?-?stem|\bbronch(?:us|i)\b|below\s+(?:the\s+)?carina",
+        "esophagus": r"o?esophag\w+",
+        "less than 2 cm above carina": rf"(?:just|slightly|immediately|barely|shortly)\s+above\s+{_CARINA}|(?:close|near)\s+(?:to\s+)?{_CARINA}",
+        "above carina": rf"(?:above|proximal\s+to|superior\s+to|cephalad\s+to)\s+{_CARINA}",
+        "at carina": rf"(?:at|over|on|to|near)\s+{_CARINA}|\bcarina",
+        "above thoracic inlet": r"above\s+(?:the\s+)?(?:level\s+of\s+)?(?:the\s+)?(?:thoracic\s+inlet|(?:medial\s+)?clavic\w+)|\bc[4-7]\b",
+        "at thoracic inlet": r"thoracic\s+inlet|clavic\w+",
+        "mid trachea": r"trachea\w*|aortic\s+(?:arch|knob)|\bt[2-5]\b",
+    },
+    "TT": {
+        "main bronchus": r"main\s?-?stem|\bbronchus\b",
+        "above carina": rf"above\s+{_CARINA}",
+        "at carina": rf"at\s+{_CARINA}",
+        "outside trachea": r"outside\s+(?:of\s+)?(?:the\s+)?trachea|extra-?tracheal",
+        "mid trachea": r"trachea\w*|\bmidline\b|thoracic\s+inlet",
+    },
+    "NGT": {
+        "side port above gastroesophageal junction": (
+            r"side[- ]?(?:ports?|holes?)(?:(?!below|beyond|past|distal\s+to|stomach)[^.;]){0,60}(?:gastro-?esophageal|\bge\s+junction|\bgej?\b|o?esophag)"
+        ),
+        "airway": r"bronch\w+|trachea\w*|airway|right\s+lung|left\s+lung|lower\s+lobe",
+        "duodenum or beyond": r"duoden\w+|jejun\w+|post-?\s?pyloric|treitz",
+        "stomach": r"stomach|\bgastric\b|fundus|antrum|pylor\w+|left\s+upper\s+quadrant",
+        "below diaphragm": (
+            r"(?:below|beneath|beyond|past|distal\s+to)\s+(?:the\s+)?(?:\w+\s+)?(?:(?:hemi)?diaphragm\w*|gastro-?esophageal|ge\s+junction|gej)|(?:sub|infra)-?diaphragm\w*"
+            r"|(?:off|below|beyond|outside|inferior\s+to)\s+(?:of\s+)?(?:the\s+)?(?:inferior|lower|bottom|film|image|field|edge|margin)|not\s+(?:included|imaged|visuali[sz]ed|seen)|out\s+of\s+(?:the\s+)?(?:field|view)|upper\s+abdomen"
+        ),
+        "gastroesophageal junction": r"gastro-?esophageal|\bge\s+junction|\bgej\b",
+        "esophagus": r"o?esophag\w+|mid\s?-?thorax|\bchest\b",
+    },
+    "SGC": {
+        "pulmonary outflow tract": r"outflow\s+tract|\brvot\b|pulmonic\s+valve|pulmonary\s+valve",
+        "distal pulmonary artery": r"(?:distal|segmental|subsegmental|peripheral|distally)[^.;,]{0,40}(?:pulmonary|arter\w+|branch)|(?:lower|upper|middle)\s+lobe\s+(?:pulmonary|branch|arter)",
+        "pulmonary artery": r"pulmonary\s+(?:arter\w+|trunk)|\bpa\b|interlobar|pulmonary\s+outflow|\bhil(?:um|ar)",
+        "right ventricle": r"right\s+ventric\w+|\brv\b",
+        "right atrium": r"right\s+atri\w+|\bra\b",
+        "IVC": r"inferior\s+vena\s+cava|\bivc\b",
+        "SVC": r"\bsvc\b|superior\s+vena\s+cava",
+    },
+    "CT": {
+        "side port outside rib cage": r"side[- ]?(?:ports?|holes?)[^.;]{0,60}(?:outside|extra-?thoracic|chest\s+wall|subcutaneous|soft\s+tissue|external|beyond|lateral\s+to)",
+        "outside chest": (
+            r"outside\s+(?:of\s+)?(?:the\s+)?(?:confines\s+of\s+the\s+)?(?:\w+\s+)?(?:thorax|thoracic|chest|pleura\w*|ribs?|rib\s?cage|hemithorax)|(?:in|into|within|over)\s+the\s+(?:\w+\s+)?(?:chest\s+wall|subcutaneous|soft\s+tissues)"
+            r"|extra-?(?:thoracic|pleural)"
+        ),
+        "below diaphragm": r"(?:below|beneath|inferior\s+to)\s+(?:the\s+)?(?:\w+\s+)?(?:hemi)?diaphragm\w*|(?:sub|infra)-?diaphragm\w*",
+        "adjacent to mediastinum/esp aorta": r"(?:adjacent\s+to|abut\w*|against|close\s+to|near|impinging\s+on)\s+(?:the\s+)?(?:\w+\s+)?(?:mediastin\w+|aort\w+)",
+        "upper": r"\bapex|apical\w*|apices|biapical|\bupper\b",
+        "lower": r"\bbas(?:e|es|al|ilar)\b|bibasilar|bibasal|\blower\b|costophrenic|\bsulcus\b|cardiophrenic",
+        "middle": r"\bmid(?:dle)?\b|mid-?lung|midzone|\bhilum|hilar|perihilar|fissur\w+",
+    },
+    "MD": {"outside chest": r"outside\s+(?:of\s+)?(?:the\s+)?(?:chest|thorax)", "mediastinum": r"mediastin\w+"},
+    "IABP": {
+        "above aortic arch": r"above\s+(?:the\s+)?(?:aortic\s+)?(?:arch|knob)",
+        "low descending or abdominal aorta": r"abdominal\s+aorta|(?:low|lower|distal|mid)\s+(?:descending\s+)?(?:thoracic\s+)?aorta|diaphragm",
+        "proximal descending aorta": r"(?:below|inferior\s+to|caudal\s+to|distal\s+to)\s+(?:the\s+)?(?:\w+\s+of\s+the\s+)?(?:aortic\s+)?(?:arch|knob)|descending\s+(?:thoracic\s+)?aorta",
+        "aortic arch": r"\barch\b|\bknob\b",
+    },
+    "IJ": _VEINS,
+    "PICC": _VEINS,
+    "SC": _VEINS,
+    "CVC": _VEINS,
+}  # fmt: skip

@@ -1,4 +1,7 @@
-"""Training losses as pure functions of tensors. Knows no files, ranks or run settings; may import only torch."""
+"""Training losses as pure functions of tensors. Knows no files, ranks or run settings.
+
+May import only torch and `radscale.errors`.
+"""
 
 from radscale.losses.clip import clip_loss
 from radscale.losses.dice import dice_loss

@@ -13,6 +13,12 @@ def clip_loss(image_features: Tensor, text_features: Tensor, logit_scale: Tensor
         text_features: (B, D), L2-normalised.
         logit_scale: scalar, already exponentiated.
     """
-    logits = logit_scale.float() * image_features.float() @ text_features.float().T
+    logits = contrastive_logits(image_features, text_features, logit_scale)
     targets = torch.arange(logits.shape[0], device=logits.device)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
+def contrastive_logits(image_features: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:
+    """(B, B) scaled cosine similarities, images in rows, in float32 also under autocast."""
+    with torch.autocast(device_type=image_features.device.type, enabled=False):
+        return logit_scale.float() * image_features.float() @ text_features.float().T

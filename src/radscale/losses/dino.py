@@ -40,14 +40,14 @@ def sinkhorn_knopp(teacher_logits: Tensor, temperature: float, num_iterations: i
         (N, K) float32, rows sum to 1.
     """
     scaled = teacher_logits.float() / temperature
-    # The largest entry cancels in the first normalisation; subtracting it keeps exp() finite.
-    matrix = (scaled - scaled.max()).exp().T
-    num_prototypes, num_rows = matrix.shape
-    matrix = matrix / matrix.sum()
+    # The iterations only scale rows and columns of exp(scaled). Kept as logarithms, the two vectors of factors neither overflow
+    # nor underflow, as exp() of logits does in the reference. The last step makes rows sum to 1, which is a softmax.
+    row_factors = scaled.new_zeros(scaled.shape[0], 1)
+    prototype_factors = scaled.new_zeros(1, scaled.shape[1])
     for _ in range(num_iterations):
-        matrix = matrix / matrix.sum(dim=1, keepdim=True) / num_prototypes
-        matrix = matrix / matrix.sum(dim=0, keepdim=True) / num_rows
-    return (matrix * num_rows).T
+        prototype_factors = -(scaled + row_factors).logsumexp(dim=0, keepdim=True)
+        row_factors = -(scaled + prototype_factors).logsumexp(dim=1, keepdim=True)
+    return (scaled + prototype_factors).softmax(dim=1)
 
 
 @torch.no_grad()

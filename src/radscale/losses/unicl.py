@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from radscale.losses.clip import contrastive_logits
+
 
 def unicl_loss(image_features: Tensor, text_features: Tensor, targets: Tensor, logit_scale: Tensor) -> Tensor:
     """Bidirectional contrastive loss in which every pair with an equal target is a positive.
@@ -16,7 +18,7 @@ def unicl_loss(image_features: Tensor, text_features: Tensor, targets: Tensor, l
         Scalar: per row the mean of -log softmax over its positives, mean over rows, mean of both directions (half of the
         UniCL paper's sum, as in MedImageInsight's trainer).
     """
-    logits = logit_scale.float() * image_features.float() @ text_features.float().T
+    logits = contrastive_logits(image_features, text_features, logit_scale)
     positives = (targets[:, None] == targets[None, :]).to(logits.dtype)
     positives = positives / positives.sum(dim=1, keepdim=True)
     image_to_text = -(positives * logits.log_softmax(dim=1)).sum(dim=1).mean()

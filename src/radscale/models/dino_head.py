@@ -11,7 +11,7 @@ class WeightNormLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(out_features, 1))
-        self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
+        self.weight_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(out_features, in_features), std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=1, keepdim=True)

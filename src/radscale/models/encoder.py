@@ -31,18 +31,32 @@ class Preprocessing:
     """`squash` ignores the aspect ratio (MedImageInsight); the other keeps it and crops the centre (RAD-DINO)."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    crop_fraction: float = 1.0
+    """Part of the resized shorter side that the centre crop keeps (Hugging Face's DINOv2: 224 of 256 px; RAD-DINO: all)."""
+
+    def __post_init__(self) -> None:
+        if self.resize not in ("squash", "shortest_edge_center_crop"):
+            raise InputError(f"preprocessing resize {self.resize!r}; allowed: squash, shortest_edge_center_crop")
+        if self.image_size_px < 1 or not 0 < self.crop_fraction <= 1:
+            raise InputError(
+                f"preprocessing image_size_px {self.image_size_px}, crop_fraction {self.crop_fraction}: "
+                "the size must be positive and the fraction in (0, 1]"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise InputError(f"preprocessing mean {self.mean}, std {self.std}: give 3 numbers each, std above 0")
 
     def __call__(self, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 3, S, S) float32 from (H, W) images of any size.
 
-        8-bit images are taken as they are; 16-bit ones are scaled to their own range, because their unit is not known.
+        8-bit images are taken as they are. 16-bit ones have no known unit: their minimum becomes 0 and their maximum 255, rounded
+        to whole values; a constant one becomes 0.
 
         Raises:
-            InputError: for an image that is not (H, W) of an integer type, or has a side under 8 px.
+            InputError: for an image that is not (H, W) of 8 or 16 bit, or has a side under 8 px.
         """
         if not images:
             raise InputError("no images to preprocess; give at least one (H, W) array")
-        return torch.cat([self.normalise(self._resize(_to_unit_range(image, i))) for i, image in enumerate(images)])
+        return torch.cat([self.normalise(self._resize(_to_8bit(image, i)).float() / 255) for i, image in enumerate(images)])
 
     def normalise(self, grey: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1] -> (B, 3, S, S) normalised."""
@@ -55,36 +69,39 @@ class Preprocessing:
         height, width = image.shape[-2:]
         if self.resize == "squash":
             return _resize_8bit(image, (size, size))
-        scale = size / min(height, width)
+        short = round(size / self.crop_fraction)
         # As Hugging Face's processor: the longer side is truncated to whole pixels.
-        target = (size, int(width * scale)) if height <= width else (int(height * scale), size)
+        target = (short, short * width // height) if height <= width else (short * height // width, short)
         image = _resize_8bit(image, target)
         top, left = (target[0] - size) // 2, (target[1] - size) // 2
         return image[..., top : top + size, left : left + size]
 
 
-def _to_unit_range(image: np.ndarray, index: int) -> Tensor:
+def _to_8bit(image: np.ndarray, index: int) -> Tensor:
+    """(1, 1, H, W) uint8."""
     array = np.asarray(image)
     if array.ndim != 2:
         raise InputError(f"image {index}: shape {array.shape}; give grey images of shape (H, W)")
     if min(array.shape) < 8:
         raise InputError(f"image {index}: {array.shape[0]} x {array.shape[1]} px is too small; the least is 8 px a side")
-    if array.dtype == np.uint8:
-        values = torch.from_numpy(np.ascontiguousarray(array)).float() / 255
-    elif array.dtype.kind in "iu":
+    if array.dtype not in (np.uint8, np.uint16, np.int16):
+        raise InputError(f"image {index}: type {array.dtype}; give 8- or 16-bit integers (uint8, uint16, int16)")
+    if array.dtype != np.uint8:
         low, high = int(array.min()), int(array.max())
-        values = torch.from_numpy((array.astype(np.float32) - low) / max(high - low, 1))
-    else:
-        raise InputError(f"image {index}: type {array.dtype}; give 8- or 16-bit integers")
-    return values[None, None]
+        array = np.rint((array.astype(np.float32) - low) * (255 / max(high - low, 1))).astype(np.uint8)
+    return torch.from_numpy(np.array(array))[None, None]
 
 
 def _resize_8bit(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased bicubic resize, rounded to 8 bit as PIL does, so that features equal those of the published pipelines."""
-    if tuple(image.shape[-2:]) == size:
-        return image
-    resized = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return (resized * 255).round().clamp(0, 255) / 255
+    """Antialiased bicubic resize, along rows and then along columns, each rounded to 8 bit as PIL does.
+
+    The published pipelines resize with PIL; this differs from it by at most one grey level (tests/parity).
+    """
+    for target in ((image.shape[-2], size[1]), size):
+        if tuple(image.shape[-2:]) != target:
+            resized = F.interpolate(image.float(), size=target, mode="bicubic", antialias=True, align_corners=False)
+            image = resized.round().clamp(0, 255).to(torch.uint8)
+    return image
 
 
 class Encoder(nn.Module, ABC):
@@ -95,6 +112,8 @@ class Encoder(nn.Module, ABC):
     feature_channels: list[int]
     embedding_dim: int
     has_text = False
+    origin: str = "random initialisation"
+    """Where the weights come from, for people; loading sets it."""
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
         """See `Preprocessing.__call__`."""

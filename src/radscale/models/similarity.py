@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from radscale.errors import InputError
+
 
 def patch_similarity(feature_map: Tensor, row: int, column: int) -> Tensor:
     """Cosine similarity in [-1, 1] of every patch with the patch at (row, column).
@@ -14,6 +16,12 @@ def patch_similarity(feature_map: Tensor, row: int, column: int) -> Tensor:
 
     Returns:
         (h, w) map; 1 at the query patch.
+
+    Raises:
+        InputError: the query is outside the map.
     """
+    _, height, width = feature_map.shape
+    if not (0 <= row < height and 0 <= column < width):
+        raise InputError(f"patch ({row}, {column}) is outside the map of {height} x {width} patches; count from 0")
     features = F.normalize(feature_map.float(), dim=0)
     return (features * features[:, row, column, None, None]).sum(0).clamp(-1, 1)

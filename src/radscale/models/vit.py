@@ -196,6 +196,8 @@ class VisionTransformer(nn.Module):
 
     def forward_features(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Raw outputs (no final norm) of the given zero-based blocks, as maps (B, D, h, w)."""
+        if not all(0 <= index < len(self.blocks) for index in blocks):
+            raise InputError(f"blocks {list(blocks)}: this ViT has blocks 0 to {len(self.blocks) - 1}")
         patch = self.config.patch_size_px
         rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
         x = self.embed(pixels)
