@@ -11,17 +11,17 @@ from radscale.phantom.anatomy import Chest, carina
 from radscale.phantom.geometry import Canvas, draw_curve, smooth_curve
 
 DEVICES = ("ETT", "TT", "NGT", "SGC", "CT", "MD", "IABP", "IJ", "PICC", "SC")
-DENSITY = {"ETT": 0.30, "TT": 0.45, "NGT": 0.32, "SGC": 0.30, "CT": 0.36, "MD": 0.36, "IABP": 0.36, "IJ": 0.30, "PICC": 0.27, "SC": 0.30}
-    "ETT": 0.20,
-    "TT": 0.34,
-    "NGT": 0.20,
-    "SGC": 0.19,
-    "CT": 0.24,
-    "MD": 0.22,
-    "IABP": 0.24,
-    "IJ": 0.19,
-    "PICC": 0.17,
-    "SC": 0.20,
+DENSITY = {
+    "ETT": 0.30,
+    "TT": 0.45,
+    "NGT": 0.32,
+    "SGC": 0.30,
+    "CT": 0.36,
+    "MD": 0.36,
+    "IABP": 0.36,
+    "IJ": 0.30,
+    "PICC": 0.27,
+    "SC": 0.30,
 }
 WIDTH_MM = {"ETT": 3.0, "TT": 5.0, "NGT": 3.2, "SGC": 2.4, "CT": 5.0, "MD": 5.5, "IABP": 2.6, "IJ": 2.6, "PICC": 1.9, "SC": 2.6}
 MIDLINE = ("ETT", "TT", "NGT", "MD", "IABP")
