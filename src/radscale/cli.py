@@ -90,9 +90,10 @@ def run(
     summary = study.run(console, num_workers=workers or default_workers(), rebuild=rebuild, only=only)
     _print_times(study, time.monotonic() - started)
     if not summary.ok:
-        for outcome in ("failed", "busy", "skipped"):
+        for outcome in ("failed", "busy"):
             for name in summary.names(outcome):
                 console.print(f"[red]{outcome}[/] {name}: {summary.reasons[name]}", highlight=False, soft_wrap=True)
+        console.print(f"{len(summary.names('skipped'))} steps were skipped because of that", highlight=False)
         raise typer.Exit(1)
     if only is None:
         console.print(f"report: {study.report()}", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from radscale.errors import InputError
 from radscale.execution import Step
 from radscale.experiment.settings import (
     Arm,
@@ -89,6 +90,7 @@ class Design:
             "test_fraction": dataset.splits.test,
             "split_seed": self.settings.seed,
             "num_replicates": max(self.settings.num_replicates(size) for size in self.settings.subset_sizes),
+            "public": dataset.public or isinstance(source, PhantomSource),
         }
         inputs: dict[str, Step] = {}
         external: dict[str, Path] = {}
@@ -164,7 +166,15 @@ class Design:
 
     def pretraining_settings(self, objective: str, overrides: dict[str, Any]) -> dict[str, Any]:
         """Settings of a pretraining run without its subset and budget."""
-        return {"seed": self.settings.seed, **merge(self.settings.pretraining, overrides), "objective": objective}
+        settings = merge(self.settings.pretraining, overrides)
+        preset = settings.pop("preset", None)
+        if preset is not None:
+            from radscale.pretraining.config import PRESETS
+
+            if preset not in PRESETS:
+                raise InputError(f"pretraining preset '{preset}' is not known; allowed: {', '.join(PRESETS)}")
+            settings = merge(PRESETS[preset], settings)
+        return {"seed": self.settings.seed, **settings, "objective": objective}
 
     @cached_property
     def budgets(self) -> dict[str, Step]:
@@ -305,7 +315,7 @@ class Design:
             Step(
                 name=f"pictures/{name}",
                 function=f"{STEPS}:draw_contact_sheet",
-                config={"num_images": 12, "seed": self.settings.seed},
+                config={"num_images": 12, "seed": self.settings.seed, "title": f"Dataset {name}"},
                 inputs={"dataset": step},
                 description="contact sheet",
             )
@@ -324,6 +334,7 @@ class Design:
                     config={
                         "num_images": self.settings.similarity.num_images,
                         "arms": {name: facts["label"] for name, facts in self.arm_facts.items()},
+                        "point": self.settings.similarity.point,
                         "seed": self.settings.seed,
                     },
                     inputs=inputs,

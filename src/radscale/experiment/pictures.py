@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -49,6 +49,42 @@ def write_contact_sheet(dataset: "Dataset", out: Path, *, title: str, num_images
     (out / "sheet.json").write_text(json.dumps({"title": title, "caption": caption}), encoding="utf-8")
 
 
+Query = tuple[np.ndarray, tuple[int, int], str]
+
+
+def device_tips(archive: Path, num_images: int, rng: np.random.Generator) -> list[Query]:
+    """Images of a phantom archive with the tip of a device, in pixels of the square picture, and what it is."""
+    import csv
+
+    from radscale.datasets.dicom import read_dicom
+    from radscale.datasets.resize import normalise_to_8bit
+
+    with (archive / "truth" / "devices.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["type"] in ("CT", "NGT", "PICC", "IJ", "SGC")]
+    files = {path.stem: path for path in (archive / "dicom").rglob("*.dcm")}
+    chosen: list[Query] = []
+    for index in rng.permutation(len(rows)):
+        row = rows[index]
+        pixels = read_dicom(files[row["sop_uid"]]).pixels
+        image, size = normalise_to_8bit(pixels), pixels.shape[0]
+        place = (float(row["tip_y_px"]) / size, float(row["tip_x_px"]) / size)
+        if image is None or not all(0.08 < share < 0.92 for share in place):
+            continue
+        point = (int(place[0] * PICTURE_PX), int(place[1] * PICTURE_PX))
+        chosen.append((image, point, f"box at the tip of a device: {row['type']}, {row['side']}, {row['tip']}"))
+        if len(chosen) == num_images:
+            break
+    return chosen
+
+
+def fixed_points(dataset: "Dataset", point: tuple[float, float], num_images: int, rng: np.random.Generator) -> list[Query]:
+    """Random test images with one and the same query point, given as shares of the square."""
+    rows = rng.permutation(dataset.select(split="test", view=("frontal", "unknown")))[:num_images]
+    pixel = (int(point[0] * PICTURE_PX), int(point[1] * PICTURE_PX))
+    caption = f"box at {point[0]:.0%} from the top, {point[1]:.0%} from the left (no device positions are known here)"
+    return [(dataset.read_image(int(row)), pixel, caption) for row in rows]
+
+
 def write_similarity(
     encoders: dict[str, "Encoder"],
     image: np.ndarray,
@@ -73,7 +109,7 @@ def write_similarity(
     from radscale.models.similarity import patch_similarity
 
     picture = square(image, PICTURE_PX)
-    maps = {}
+    maps: dict[str, Any] = {}
     for label, encoder in encoders.items():
         with torch.inference_mode():
             features = encoder.forward_features(encoder.preprocess([picture]))

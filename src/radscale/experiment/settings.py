@@ -78,6 +78,9 @@ class DatasetSettings(Strict):
     image_size_px: Annotated[int, Field(ge=16, le=2048)] | None = None
     """Shorter side on disk; None takes the experiment's."""
     splits: Splits = Splits()
+    public: bool = False
+    """Anybody may link these data back to their source: pseudonyms then come from a published key instead of the study's
+    secret, and everybody gets the same splits. Phantoms always do."""
     labels: Literal["rules", "own"] = "rules"
     """`rules`: extracted from the reports; `own`: those that came with the images."""
 
@@ -158,6 +161,8 @@ class Analysis(Strict):
 
 class Similarity(Strict):
     num_images: Annotated[int, Field(ge=0, le=12)] = 2
+    point: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.35, 0.5]
+    """Query point in real images, from the top and from the left, as shares of the centre square."""
 
 
 class Hardware(Strict):
@@ -292,16 +297,16 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         if value is None and key in merged:
             del merged[key]
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict) and not _other_kind(merged[key], value):
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict) and not _replaces(key, merged[key], value):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value
     return merged
 
 
-def _other_kind(base: dict[str, Any], changes: dict[str, Any]) -> bool:
-    """A source of another kind replaces the whole source: its keys mean something else."""
-    return "kind" in changes and changes["kind"] != base.get("kind")
+def _replaces(key: str, base: dict[str, Any], changes: dict[str, Any]) -> bool:
+    """A source of another kind replaces the whole source, and replicates belong to their own sizes."""
+    return key == "replicates" or ("kind" in changes and changes["kind"] != base.get("kind"))
 
 
 def _explain(error: ValidationError, values: dict[str, Any], indices: list[LineIndex]) -> str:
@@ -309,9 +314,13 @@ def _explain(error: ValidationError, values: dict[str, Any], indices: list[LineI
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
     location = _document_location(first["loc"], values)
-    where = _where(location, indices)
+    message = _message(first, location, values)
+    key, _, rest = message.partition(": ")
+    if first["type"] == "value_error" and not location and rest:
+        # Checks of the whole experiment name their key themselves.
+        location, message = tuple(key.split(".")), rest
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {_message(first, location, values)}{more}"
+    return f"{_where(location, indices)}: {message}{more}"
 
 
 def _document_location(location: Location, values: Any) -> Location:

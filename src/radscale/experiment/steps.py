@@ -13,6 +13,7 @@ from radscale.errors import InputError
 from radscale.execution import StepContext
 from radscale.experiment.build import build
 
+PUBLIC_KEY = b"radscale: data that anybody may link back"
 Config = dict[str, Any]
 Inputs = dict[str, Path]
 Result = dict[str, Any]
@@ -28,9 +29,11 @@ def make_phantom(config: Config, inputs: Inputs, out: Path, context: StepContext
 def ingest_dataset(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
     from radscale.datasets import IngestConfig, ingest, load_or_create_secret
 
-    settings = build(IngestConfig, config, "source.settings")
-    # The secret of a study lies beside it, readable by its owner only, and never inside a dataset.
-    secret = load_or_create_secret(Path(context.options["secret"]))
+    public = config.get("public", False)
+    settings = build(IngestConfig, {key: value for key, value in config.items() if key != "public"}, "source.settings")
+    # A study's secret lies beside it, readable by its owner only, and never inside a dataset. Data that anybody may link
+    # back (phantoms, public sets) take a published key, so that everybody gets the same splits.
+    secret = PUBLIC_KEY if public else load_or_create_secret(Path(context.options["secret"]))
     return ingest(settings, inputs["source"], out, secret=secret, num_workers=context.num_workers, progress=context.progress)
 
 
@@ -211,20 +214,21 @@ def draw_contact_sheet(config: Config, inputs: Inputs, out: Path, context: StepC
 
 
 def draw_similarity(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
-    """Similarity maps from a device's tip where the truth is known, else from a bright spot of the upper chest."""
+    """Similarity maps from a device's tip where the truth is known, else from a point that the settings name."""
     import numpy as np
 
     from radscale.datasets import Dataset
-    from radscale.experiment.pictures import choose_query_points, write_similarity
+    from radscale.experiment.pictures import device_tips, fixed_points, write_similarity
     from radscale.training.open_weights import load_encoder
 
     dataset = Dataset(inputs["dataset:"])
     encoders = {label: load_encoder(str(inputs[arm])) for arm, label in config["arms"].items() if arm in inputs}
     rng = np.random.default_rng(config["seed"])
-    chosen = choose_query_points(dataset, inputs.get("labels:"), config["num_images"], rng)
-    for index, (row, point, caption) in enumerate(chosen):
+    if "archive:" in inputs:
+        chosen = device_tips(inputs["archive:"], config["num_images"], rng)
+    else:
+        chosen = fixed_points(dataset, tuple(config["point"]), config["num_images"], rng)
+    for index, (image, point, caption) in enumerate(chosen):
         context.progress(index, len(chosen), "similarity maps")
-        write_similarity(
-            encoders, dataset.read_image(row), point, out / f"similarity{index}", title=f"Image {index + 1}", caption=caption
-        )
+        write_similarity(encoders, image, point, out / f"similarity{index}", title=f"Image {index + 1}", caption=caption)
     return {"num_images": len(chosen)}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -22,8 +22,11 @@ from radscale.experiment.settings import (
     PhantomSource,
 )
 
+if TYPE_CHECKING:
+    from radscale.experiment.costs import RunCost
+
 # Imported once by the fork server, so that every step starts with them in memory.
-PRELOAD = ("torch", "numpy", "pyarrow", "pyarrow.parquet", "radscale.models", "radscale.losses")
+PRELOAD = ("radscale.pretraining", "radscale.probing", "radscale.analysis.summary", "torch.utils.flop_counter")
 STAGES = (
     "phantom",
     "datasets",
@@ -61,15 +64,16 @@ class Study:
     def steps(self) -> list[Step]:
         return topological_order(self.design.targets)
 
-    def check(self) -> None:
-        """Find every mistake that can be found before anything starts.
+    def check(self, *, sources: bool = True) -> None:
+        """Find every mistake that can be found before anything starts; a plan does without the sources.
 
         Raises:
             InputError: a setting that a stage refuses, or a source that is not there.
         """
         from radscale.experiment.checks import check_settings
 
-        self._check_sources()
+        if sources:
+            self._check_sources()
         check_settings(self.design)
 
     def _check_sources(self) -> None:
@@ -150,7 +154,7 @@ class Study:
             )
         return write_study_report(self)
 
-    def costs(self) -> list[dict[str, Any]]:
+    def costs(self) -> "list[RunCost]":
         from radscale.experiment.costs import planned_costs
 
         return planned_costs(self.design, self.store)

@@ -20,7 +20,9 @@ class Assertion(Enum):
 
 _ABBREVIATIONS = r"(?:\b(?:dr|mr|mrs|ms|approx|vs|no|st|fig|e\.g|i\.e|etc|a\.m|p\.m|resp|min|max|incl|s/p|ext)|\b[A-Za-z])"
 # A full stop ends a sentence unless it follows an abbreviation or an initial, or stands inside a number.
-_BOUNDARY = re.compile(r"(?P<stop>[.!?]+[\"')\]]*)(?=\s|\Z|[A-Z])|(?P<line>[ \t]*\n\s*\n\s*|\n(?=[ \t]*(?:[-*\u2022]|\d{1,2}[.)]\s)))")
+_BOUNDARY = re.compile(
+    r"(?P<stop>[.!?]+[\"')\]]*)(?=\s|\Z|[A-Z])|(?P<line>[ \t]*\n\s*\n\s*|\n(?=[ \t]*(?:[-*\u2022]|\d{1,2}[.)]\s)))"
+)
 _ENDS_IN_ABBREVIATION = re.compile(_ABBREVIATIONS + r"\Z", re.IGNORECASE)
 _ITEM_NUMBER = re.compile(r"(?:\A|[\n.])\s*\d{1,2}\Z")
 _LEADING_MARK = re.compile(r"\s*(?:(?:\d{1,2}[.)]|[-*\u2022])\s+)?")
@@ -58,7 +60,9 @@ def _append(spans: list[tuple[int, int]], text: str, start: int, end: int) -> No
         spans.append((start, end))
 
 
-_CHANGE = r"(?:changes?|increases?|decreases?|improvement|progression|worsening|enlargement|differences?|resolution|clearing|removal)"
+_CHANGE = (
+    r"(?:changes?|increases?|decreases?|improvement|progression|worsening|enlargement|differences?|resolution|clearing|removal)"
+)
 _MODIFIERS = r"(?:(?:any|significant|interval|substantial|appreciable|definite|other|major|obvious|marked|further|convincing|evidence of|real)\s+)"
 # Words that look like a negation of what follows and are not: "no change in the effusion", "not without", "nearly resolved".
 _PSEUDO_NEGATION = re.compile(
@@ -70,9 +74,7 @@ _PSEUDO_NEGATION = re.compile(
 )
 
 _EXCLUDE = r"(?:exclud(?:e|ed|ing)|rul(?:e|ed|ing)\s+out)"
-_NOT_SEEN = (
-    r"(?:seen|present|visible|visuali[sz]ed|identified|evident|appreciated|demonstrated|noted|detected|apparent|observed|suspected|found)"
-)
+_NOT_SEEN = r"(?:seen|present|visible|visuali[sz]ed|identified|evident|appreciated|demonstrated|noted|detected|apparent|observed|suspected|found)"
 _FORWARD_CUES = re.compile(
     rf"(?P<uncertain_first>\b(?:can\s*not|can't|could\s+not|not\s+possible\s+to|difficult\s+to)\s+(?:\w+ly\s+)?(?:be\s+)?{_EXCLUDE}\b)"
     r"|(?P<ignored>\b(?:recommend\w*|(?:re)?evaluat(?:e|ion|ed|ing)\s+(?:for|of|to)|assess(?:ment)?\s+(?:for|of)|rule\s+out|r/o|to\s+(?:exclude|ensure|document|confirm)"
@@ -96,7 +98,9 @@ _TERMINATOR = re.compile(
 _LIST_BREAK = re.compile(rf"(?:,\s*(?:and\s+)?|\band\s+)(?:an?\s+)?{_DESCRIPTIVE}\b")
 _ALTERNATIVE = re.compile(r"\b(?:or|nor)\b")
 
-_VERB = r"(?:\b(?:is|are|was|were|has|have|had|appears?)\s+(?:(?:been|now|also|since|completely|subsequently|interval(?:ly)?)\s+)*)"
+_VERB = (
+    r"(?:\b(?:is|are|was|were|has|have|had|appears?)\s+(?:(?:been|now|also|since|completely|subsequently|interval(?:ly)?)\s+)*)"
+)
 _BACKWARD_CUES = re.compile(
     rf"(?P<uncertain>{_VERB}?\b(?:(?:can\s*not|can't)\s+(?:\w+ly\s+)?be\s+(?:\w+ly\s+)?{_EXCLUDE}|not\s+(?:\w+ly\s+)?{_EXCLUDE}|difficult\s+to\s+{_EXCLUDE}"
     rf"|less\s+likely|(?:may|might|could)\s+(?:also\s+)?be\s+(?:present|seen))\b"
@@ -104,14 +108,45 @@ _BACKWARD_CUES = re.compile(
     rf"|(?P<negative>{_VERB}?\b(?:(?:no\s+longer|not)\s+(?:\w+ly\s+)?(?:{_NOT_SEEN}|enlarged|thickened|elevated)|unlikely|resolved|cleared)\b"
     rf"|{_VERB}(?:absent|ruled\s+out|excluded|gone|normal|unremarkable|within\s+normal)\b)"
 )
-_BACKWARD_TERMINATOR = re.compile(r"\b(?:but|however|although|though|while|whereas|which|and\s+(?:the|there)|there\s+(?:is|are))\b|[;:]|\.\s")
+_BACKWARD_TERMINATOR = re.compile(
+    r"\b(?:but|however|although|though|while|whereas|which|and\s+(?:the|there)|there\s+(?:is|are))\b|[;:]|\.\s"
+)
 _SINGULAR = re.compile(r"\s*(?:is|was|has|appears)\b")
 _LAST_CONJUNCT = re.compile(r".*(?:\band\b|,|\bwith\b)", re.DOTALL)
 _ALTERNATIVE_BEFORE = re.compile(r"(?:(?P<versus>\bversus|\bvs\.?|/)|(?P<word>\w+),?\s+(?:and/)?or)\s*(?:[\w-]+\s+){0,2}\Z")
-_ALTERNATIVE_AFTER = re.compile(r"(?:\s+(?!(?:is|are|was|were|with|in|at|and)\b)[\w-]+){0,2},?\s*(?:(?P<versus>\bversus\b|\bvs\b|/)|(?:and/)?\bor\b(?!\s+(?:so|more|less|two)))")
+_ALTERNATIVE_AFTER = re.compile(
+    r"(?:\s+(?!(?:is|are|was|were|with|in|at|and)\b)[\w-]+){0,2},?\s*(?:(?P<versus>\bversus\b|\bvs\b|/)|(?:and/)?\bor\b(?!\s+(?:so|more|less|two)))"
+)
 _GRADE = frozenset(
-    "small moderate mild large trace minimal tiny severe right left one two three new old linear lobar upper middle lower partial focal patchy acute "
-    "interstitial alveolar more".split()
+    [
+        "small",
+        "moderate",
+        "mild",
+        "large",
+        "trace",
+        "minimal",
+        "tiny",
+        "severe",
+        "right",
+        "left",
+        "one",
+        "two",
+        "three",
+        "new",
+        "old",
+        "linear",
+        "lobar",
+        "upper",
+        "middle",
+        "lower",
+        "partial",
+        "focal",
+        "patchy",
+        "acute",
+        "interstitial",
+        "alveolar",
+        "more",
+    ]
 )
 
 
@@ -125,7 +160,8 @@ class SentenceContext:
             for match in _FORWARD_CUES.finditer(self._text)
         ]
         self._backward = [
-            (match.start(), str(match.lastgroup), bool(_SINGULAR.match(match.group()))) for match in _BACKWARD_CUES.finditer(self._text)
+            (match.start(), str(match.lastgroup), bool(_SINGULAR.match(match.group())))
+            for match in _BACKWARD_CUES.finditer(self._text)
         ]
 
     def assertion(self, start: int, end: int) -> Assertion:

@@ -39,8 +39,12 @@ _FILLER = (
     r"|(?:left|right)-sided|sided|upper|lower|extremity|arm|two|three|one\s+of|seen|noted|basal|basilar|apical|chest\s+wall|dual|single|lumen|temporary|@+)[\s,/-]*|(?:and|or|nor|as\s+well\s+as)\s+)*"
 )
 _ABSENT_BEFORE = re.compile(rf"\b(?:no|without|w/o|absence\s+of|nor|negative\s+for)\s+{_FILLER}\Z")
-_ABSENT_AFTER = re.compile(r"\s*(?:is|are|was|were)\s+not\s+(?:\w+ly\s+)?(?:seen|present|visible|visuali[sz]ed|identified|in\s+place)\b|\s*(?:is|are)\s+absent\b")
-_REMOVED_BEFORE = re.compile(rf"\b(?:removal\s+of|removed|remove|discontinu\w+(?:\s+of)?|explant\w*(?:\s+of)?|withdrawal\s+of)\s+{_FILLER}\Z")
+_ABSENT_AFTER = re.compile(
+    r"\s*(?:is|are|was|were)\s+not\s+(?:\w+ly\s+)?(?:seen|present|visible|visuali[sz]ed|identified|in\s+place)\b|\s*(?:is|are)\s+absent\b"
+)
+_REMOVED_BEFORE = re.compile(
+    rf"\b(?:removal\s+of|removed|remove|discontinu\w+(?:\s+of)?|explant\w*(?:\s+of)?|withdrawal\s+of)\s+{_FILLER}\Z"
+)
 _REMOVED_AFTER = re.compile(
     r"[\s,]*(?:(?:has|have|had|is|are|was|were|been|being|now|also|since|interval(?:ly)?|subsequently|both|all|in\s+the\s+interval|previously\s+(?:seen|noted)|seen\s+(?:previously|on\s+\w+))[\s,]+)*"
     r"(?:removed|removal|discontinued|taken\s+out|pulled(?!\s+back)|explanted|replaced\s+(?:by|with)|exchanged\s+for|no\s+longer)\b"
@@ -49,14 +53,19 @@ _HYPOTHETICAL_BEFORE = re.compile(
     rf"\b(?:recommend\w*|consider\w*|need\s+for|candidate\s+for|planned|prior\s+to|before|history\s+of|attempted|failed|unsuccessful|versus|suggesting|previous|prior)\s+(?:(?:placement|insertion)\s+(?:of\s+)?)?{_FILLER}\Z"
 )
 _FORMER_SITE = re.compile(r"\s*(?:site|tract|scar|defect|track)s?\b")
-_JOIN = re.compile(rf"(?:[\s,/&]|\band\b|\bor\b|\bas well as\b|\bplus\b|{_FILLER}|\b(?:stable|indwelling|sided|dialysis|small|large|bore)\b|-)*\Z")
+_JOIN = re.compile(
+    rf"(?:[\s,/&]|\band\b|\bor\b|\bas well as\b|\bplus\b|{_FILLER}|\b(?:stable|indwelling|sided|dialysis|small|large|bore)\b|-)*\Z"
+)
 _CLAUSE_BREAK = re.compile(r";|,|\band\b|\bwith\b|\bwhile\b|\bbut\b|\bthen\b")
 _CONTINUES = re.compile(
     r"(?:the|its|their|this|these|with|both)?\s*(?:(?:distal|catheter|tube|line|latter|proximal)(?:'s)?\s+)*(?:tips?|side[- ]?ports?|side[- ]?holes?|catheters?|tubes?|lines?|it|this|these|they|device)\b"
     r"|(?:recommend\w*|consider|suggest)?\s*(?:reposition\w*|advanc\w*|retract\w*|withdraw\w*|pulling\s+back)|recommend\s+(?:reposition|advanc|retract|withdraw)"
 )
+_OWN_TIP = re.compile(r"(?:\s+(?:with|has))?(?:\s+(?:its|the|an?|catheter))?\s+tip\b")
 _NEW_DEVICE = re.compile(r"\b(?:second|another|additional|third|separate)\b")
-_ADVICE = re.compile(r"\b(?:recommend|suggest|advis|consider|should|needs?\b|could|requir|reposition|advanc|retract|withdraw).*", re.DOTALL)
+_ADVICE = re.compile(
+    r"\b(?:recommend|suggest|advis|consider|should|needs?\b|could|requir|reposition|advanc|retract|withdraw).*", re.DOTALL
+)
 
 _MOVE = r"(?:re-?position|advanc|retract|withdraw|pull(?:ed|ing)?\s+back|re-?adjust|adjust)\w*"
 _ADVISE = r"(?:recommend|suggest|advis|consider|requir|should|need|could|would|warrant|indicated)\w*"
@@ -75,8 +84,13 @@ _CORRECT = re.compile(
 _UNCHANGED = re.compile(
     r"\bin\s+(?:place|situ|position)\b|\bstable\b|\bunchanged\b|\bno\s+(?:\w+\s+){0,2}change\b|\bnot\s+(?:\w+ly\s+)?changed\b|\b(?:same|similar)\s+(?:position|location|placement)\b|\bsimilar(?:ly)?\s+(?:in\s+)?position"
 )
-_ELSEWHERE = re.compile(r"(?:,|\bwith(?:out)?\b|\band\b|\bfor\b)[^.;,]*?\b(?:pneumothora|effusion|opaci|atelect|hydropneumo|emphysema|consolidat|edema|heart|lung|cardio|mediastinal contour)\w*.*", re.DOTALL)
-_TIP_WORD = re.compile(r"\btips?\b|\bterminat\w+|\bend(?:s|ing)\b|\bextend\w*|\bproject\w*|\boverl(?:ies|ying|ie)\b|\bdirected\b")
+_ELSEWHERE = re.compile(
+    r"(?:,|\bwith(?:out)?\b|\band\b|\bfor\b)[^.;,]*?\b(?:pneumothora|effusion|opaci|atelect|hydropneumo|emphysema|consolidat|edema|heart|lung|cardio|mediastinal contour)\w*.*",
+    re.DOTALL,
+)
+_TIP_WORD = re.compile(
+    r"\btips?\b|\bterminat\w+|\bend(?:s|ing)\b|\bextend\w*|\bproject\w*|\boverl(?:ies|ying|ie)\b|\bdirected\b"
+)
 _TIP_DESCRIBED = re.compile(
     r"\btips?\b[^.;]{0,40}?\b(?:in|at|over|within|overlying|near|project\w*|terminat\w*|not|obscured|indeterminate|difficult|poorly|above|below)\b|\bterminat\w+\s+(?:in|at|over)|\btip\s+obscured"
 )
@@ -92,18 +106,33 @@ _SIDE_AFTER = re.compile(
     r"[^.;,]{0,40}?(?:\b(?P<side>left|right)[- ](?:sided|approach|arm|upper\s+extremity|chest\s+wall|side|ij|internal\s+jugular\s+approach|subclavian\s+approach|basilic|brachial)\b"
     r"|\b(?:on|from)\s+the\s+(?P<side_2>left|right)\b(?!\s+(?:\w+)))"
 )
-_SIDE_CHEST = re.compile(r"\b(?P<side>left|right|bilateral(?:ly)?)\b(?!\s+(?:\w+\s+){0,2}(?:effusion|pneumothora|atelect|opaci))")
+_SIDE_CHEST = re.compile(
+    r"\b(?P<side>left|right|bilateral(?:ly)?)\b(?!\s+(?:\w+\s+){0,2}(?:effusion|pneumothora|atelect|opaci))"
+)
 _COUNT = re.compile(r"\b(?P<count>two|2|three|3|four|4|both|multiple)\s+(?:(?!and\b)[\w-]+\s+){0,3}\Z")
 _COUNTS = {"two": 2, "2": 2, "both": 2, "multiple": 2, "three": 3, "3": 3, "four": 4, "4": 4}
-_DIALYSIS = re.compile(r"dialysis|hickman|perma|quinton|vas-?cath|sheath")
+# Kinds of one type that are never the same device.
+_KINDS = {
+    "dialysis": re.compile(r"dialysis|hickman|perma|quinton|vas-?cath|sheath"),
+    "feeding": re.compile(r"feed|hoff|dht|corpak|weighted"),
+    "gastric": re.compile(r"gastric|\b[no]g|sump"),
+}
 _PACEMAKER = re.compile(r"\s*(?:\w+[\s-]+){0,3}?(?:pace|icd\b|aicd|defibrillator|lead)")
 _EXTUBATED = re.compile(r"\bextubat\w*")
 _INTUBATED = re.compile(r"(?<!not )\bintubated\b")
 
-_COLLECTION = re.compile(r"pleural\s+(?:effusions?|fluid)|\beffusions?\b|(?:hydro|hemo)?pneumothora\w+|h[a]?emothora\w+|hydrothora\w+")
-_SIZEABLE = re.compile(r"\b(?:moderate\w*|large|massive|sizeable|sizable|extensive|tension|significant)\b(?!\s+(?:change|interval|improve|decrease))")
-_LARGER = re.compile(r"\b(?:increas(?:ed|ing|e)|enlarg(?:ed|ing)|larger|worse|worsen(?:ed|ing)|progress(?:ed|ion|ing|ive)|expanding)\b")
-_WINDOW_BREAK = re.compile(r"[;,]|\bbut\b|\band\b(?=\s+(?:an?\s+)?(?:small|moderate|large|left|right|no|stable|trace|tiny))|\bwith\b|\bwithout\b|\bno\b")
+_COLLECTION = re.compile(
+    r"pleural\s+(?:effusions?|fluid)|\beffusions?\b|(?:hydro|hemo)?pneumothora\w+|h[a]?emothora\w+|hydrothora\w+"
+)
+_SIZEABLE = re.compile(
+    r"\b(?:moderate\w*|large|massive|sizeable|sizable|extensive|tension|significant)\b(?!\s+(?:change|interval|improve|decrease))"
+)
+_LARGER = re.compile(
+    r"\b(?:increas(?:ed|ing|e)|enlarg(?:ed|ing)|larger|worse|worsen(?:ed|ing)|progress(?:ed|ion|ing|ive)|expanding)\b"
+)
+_WINDOW_BREAK = re.compile(
+    r"[;,]|\bbut\b|\band\b(?=\s+(?:an?\s+)?(?:small|moderate|large|left|right|no|stable|trace|tiny))|\bwith\b|\bwithout\b|\bno\b"
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +148,7 @@ class Device:
     sentence: str
     text_index: int
     is_additional: bool = False
-    never_peripheral: bool = False
+    kind: str = ""
 
     @property
     def present(self) -> bool:
@@ -175,7 +204,9 @@ def find_devices(texts: Mapping[str, str]) -> list[Device]:
     devices: list[Device] = []
     for index, (name, text) in enumerate(texts.items()):
         # Lower-casing keeps the length of all but a few characters that no report contains; without that, no verbatim sentence.
-        lower = lowered[name] if len(lowered[name]) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+        lower = (
+            lowered[name] if len(lowered[name]) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+        )
         for device in _text_devices(text, lower, index):
             _merge(devices, device)
     sides = _collection_sides(lowered.values()) if any(device.type == "CT" for device in devices) else frozenset()
@@ -252,7 +283,9 @@ def _mentions(sentence: str) -> list[_Mention]:
     return found
 
 
-_ROUTE_JOIN = re.compile(r"[\s-]*(?:\(|(?:vein|approach|central|venous|tunneled|dual|double|triple|single|lumen|right|left|sided|access|placed|inserted|catheter|chest|wall|large|bore|\))[\s-]*)*\Z")
+_ROUTE_JOIN = re.compile(
+    r"[\s-]*(?:\(|(?:vein|approach|central|venous|tunneled|dual|double|triple|single|lumen|right|left|sided|access|placed|inserted|catheter|chest|wall|large|bore|\))[\s-]*)*\Z"
+)
 
 
 def _same_device(sentence: str, first: _Mention, second: _Mention) -> _Mention | None:
@@ -274,7 +307,12 @@ def _groups(sentence: str, mentions: list[_Mention]) -> list[list[_Mention]]:
             groups[-1].append(mention)
         else:
             groups.append([mention])
-    return groups
+    # "tracheostomy, PICC tip in the axilla": what follows belongs to the last device alone.
+    return [part for group in groups for part in ([group[:-1], group[-1:]] if _own_tip(sentence, group) else [group])]
+
+
+def _own_tip(sentence: str, group: list[_Mention]) -> bool:
+    return len(group) > 1 and bool(_OWN_TIP.match(sentence, group[-1].end))
 
 
 def _surroundings(sentence: str, groups: list[list[_Mention]], number: int) -> tuple[str, str]:
@@ -300,12 +338,17 @@ def _mention_devices(
     lead, tail = masked[: mention.start], sentence[group[-1].end :]
     words = sentence[mention.start : mention.end]
     removed = bool(
-        _REMOVED_BEFORE.search(lead) or _REMOVED_AFTER.match(tail) or _REMOVED_AFTER.match(masked[mention.end :]) or _EXTUBATED.match(words)
+        _REMOVED_BEFORE.search(lead)
+        or _REMOVED_AFTER.match(tail)
+        or _REMOVED_AFTER.match(masked[mention.end :])
+        or _EXTUBATED.match(words)
     )
     if not removed and (_HYPOTHETICAL_BEFORE.search(lead) or _FORMER_SITE.match(tail)):
         return []
     absent = not removed and bool(_ABSENT_BEFORE.search(lead) or _ABSENT_AFTER.match(tail))
-    own_lead = sentence[max((m.end for m in group if m.end <= mention.start), default=group[0].start - len(before)) : mention.start]
+    own_lead = sentence[
+        max((m.end for m in group if m.end <= mention.start), default=group[0].start - len(before)) : mention.start
+    ]
     own_tail = sentence[mention.end : min((m.start for m in group if m.start >= mention.end), default=mention.end)] + after
     side = _side(mention.type, own_lead, words, own_tail)
     device = Device(
@@ -318,7 +361,7 @@ def _mention_devices(
         sentence=verbatim,
         text_index=text_index,
         is_additional=bool(_NEW_DEVICE.search(own_lead)),
-        never_peripheral=bool(_DIALYSIS.search(words)),
+        kind=next((kind for kind, pattern in _KINDS.items() if pattern.search(words)), ""),
     )
     device = _described(device, f"{own_lead if mention.type == 'CT' else before}@{after}", verbatim)
     if side == "bilateral":
@@ -462,8 +505,10 @@ def _is_same(old: Device, new: Device) -> bool:
         types = {old.type, new.type}
         if UNROUTED not in types or not types <= _CENTRAL:
             return False
-        if "PICC" in types and (old.never_peripheral or new.never_peripheral):
+        if "PICC" in types and "dialysis" in (old.kind, new.kind):
             return False
+    if {old.kind, new.kind} == {"feeding", "gastric"}:
+        return False
     if old.side != new.side and "N/A" not in (old.side, new.side):
         return False
     tips_differ = old.tip != new.tip and not {"N/A", "unclear"} & {old.tip, new.tip}
@@ -481,5 +526,5 @@ def _united(old: Device, new: Device) -> Device:
         placement=max(old.placement, new.placement, key=lambda placement: _KNOWLEDGE[placement]),
         text_index=new.text_index,
         is_additional=old.is_additional,
-        never_peripheral=old.never_peripheral or new.never_peripheral,
+        kind=old.kind or new.kind,
     )

@@ -74,7 +74,13 @@ TIP_PLACEMENT = {
         "main bronchus": "incorrect",
         "esophagus": "incorrect",
     },
-    "TT": {"mid trachea": "correct", "above carina": "correct", "at carina": "incorrect", "main bronchus": "incorrect", "outside trachea": "incorrect"},
+    "TT": {
+        "mid trachea": "correct",
+        "above carina": "correct",
+        "at carina": "incorrect",
+        "main bronchus": "incorrect",
+        "outside trachea": "incorrect",
+    },
     "NGT": {
         "stomach": "correct",
         "below diaphragm": "correct",
@@ -119,7 +125,9 @@ TIP_PLACEMENT = {
 
 # How reports word the findings (lower case, white space squeezed). `stems`: a sentence without any of them is not searched. In
 # `mention` the group `skip` is a look-alike that is no mention. `normal` states that the finding is absent without naming it.
-_GAP = r"(?:(?!\b(?:but|with|not|no|which|enlarg|borderline|cardiomegal|abnormal|stable|demonstrate|other)|\benlarg)[^.;:]){0,80}?"
+_GAP = (
+    r"(?:(?!\b(?:but|with|not|no|which|enlarg|borderline|cardiomegal|abnormal|stable|demonstrate|other)|\benlarg)[^.;:]){0,80}?"
+)
 _NORMAL = r"\b(?:normal|unremarkable|within\s+(?:the\s+)?(?:limits\s+of\s+normal|normal))\b"
 _HEART = r"\b(?:hearts?|cardiac|cardio-?mediastinal|cardio-?pericardial|cardiothymic)\b"
 _LUNG_NORMAL = r"\b(?:clear|unremarkable|normal(?!ly|\s+(?:in\s+volume|volumes?|inflat|expan|aerat|vascul|lung\s+vol|pulm)))"
@@ -238,7 +246,7 @@ FINDING_NORMAL: dict[str, str] = {
     "rib_fracture": r"\bribs\s+(?:are|appear)\s+(?:\w+ly\s+)?intact",
     "opacity": (
         r"\blungs?\b(?!\s+(?:volumes?|apices|disease|cancer|nodul|mass))(?:(?!\b(?:not|no|which|volumes?|abnormal|clear\w)\b)[^.;:]){0,70}?" + _LUNG_NORMAL +
-        rf"|\b(?:clear|normal)\s+(?:\w+\s+)?lungs?\b(?!\s+vol)"
+        r"|\b(?:clear|normal)\s+(?:\w+\s+)?lungs?\b(?!\s+vol)"
     ),
     "vascular_congestion": (
         rf"\b(?:vascularity|vasculature|vasculatures|vascular\s+(?:markings?|pattern|structures|caliber)|pulmonary\s+(?:vessels|veins)){_GAP}{_NORMAL}"
@@ -298,9 +306,7 @@ TUBE_MENTIONS: dict[str, str] = {
         rf"|\bvenous\s+{_LINE}|vascular\s+(?:catheters?|sheaths?)|(?:tunneled|triple[- ]lumen|double[- ]lumen|dual[- ]lumen)\s+(?:\w+\s+)?{_LINE}"
     ),
 }  # fmt: skip
-UNNAMED_DEVICES = (
-    r"\b(?:lines?\s*(?:and|/|&)\s*tubes?|tubes?\s*(?:and|/|&)\s*(?:lines?|catheters?)|support(?:ing|ive)?\s+(?:devices?|apparatus|lines?|hardware|tubes?|equipment)|lines,?\s+tubes)\b"
-)
+UNNAMED_DEVICES = r"\b(?:lines?\s*(?:and|/|&)\s*tubes?|tubes?\s*(?:and|/|&)\s*(?:lines?|catheters?)|support(?:ing|ive)?\s+(?:devices?|apparatus|lines?|hardware|tubes?|equipment)|lines,?\s+tubes)\b"
 """Devices that are spoken of without a name ("support lines are unchanged"): which ones are present is not known."""
 UNNAMED_ABSENT = rf"\bno\s+(?:visible\s+|indwelling\s+|support\s+)?(?:{UNNAMED_DEVICES[2:]})"
 

@@ -76,7 +76,9 @@ def evidence(sections: Mapping[str, Any]) -> dict[str, str]:
         )
     for name, value in sections.items():
         if value is not None and not isinstance(value, str):
-            raise InputError(f"section {name!r} is of type {type(value).__name__}; it must be a string: pass '' for an empty section")
+            raise InputError(
+                f"section {name!r} is of type {type(value).__name__}; it must be a string: pass '' for an empty section"
+            )
     findings = sections.get("findings") or ""
     if not findings.strip():
         findings = sections.get("remainder") or ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def save_checkpoint(directory: Path, encoder: Encoder, *, head: DinoHead | None 
     if head is not None:
         config["dino_head"] = head.sizes
         write_atomically(directory / HEAD, lambda path: save_file(_plain(head.state_dict()), path))
+    else:
+        (directory / HEAD).unlink(missing_ok=True)  # of an earlier checkpoint here: it would be taken for this encoder's
     write_atomically(directory / WEIGHTS, lambda path: save_file(_plain(published_state(encoder)), path))
     text = json.dumps(config, indent=1, sort_keys=True)
     write_atomically(directory / CONFIG, lambda path: _write_text(path, text))
@@ -68,11 +71,16 @@ def load_published_state(encoder: Encoder, state: dict[str, Tensor], source: str
     expected = published_state(encoder)
     check_names({name: tuple(tensor.shape) for name, tensor in expected.items()}, state, source)
     prefix = "backbone." if hasattr(encoder, "backbone") else ""
+    whole = next((name for name, tensor in state.items() if not tensor.is_floating_point()), None)
+    if whole is not None:
+        raise InputError(f"{source}: {whole} is {state[whole].dtype}; quantised weights are not read, give float ones")
     # Assigned, not copied: full-size weights are not held twice.
     floats = {prefix + name: tensor.to(torch.float32) for name, tensor in state.items()}
     encoder.load_state_dict(floats, strict=True, assign=True)
     for parameter in encoder.parameters():
         parameter.requires_grad_(True)
+    cast = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"})
+    encoder.origin = source + (f" (cast from {', '.join(cast)} to float32)" if cast else "")
 
 
 def check_names(expected: dict[str, tuple[int, ...]], found: dict[str, Tensor], source: str) -> None:
@@ -109,7 +117,15 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of the weights") from None
     except (SafetensorError, OSError) as error:
+        if path.is_file() and _starts_as_pickle(path):
+            raise InputError(f"{path.name}: a pickle, which may run code when opened; give the safetensors file") from None
         raise InputError(f"{path.name}: not a whole safetensors file ({error}); download or convert it again") from None
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    """What torch.save writes: a zip archive, in old versions a bare pickle."""
+    with path.open("rb") as file:
+        return file.read(2) in (b"PK", b"\x80\x02")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -132,6 +148,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def load_checkpoint(directory: Path) -> Encoder:
     """The encoder of a checkpoint folder, in evaluation mode."""
     config = read_json(directory / CONFIG)
+    if "model_type" in config:
+        raise InputError(
+            f"{directory}: a Hugging Face folder; load it by name: load_encoder('rad-dino', weights={directory.name!r})"
+        )
     if config.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{directory}: schema_version {config.get('schema_version')!r}; this radscale reads {SCHEMA_VERSION}")
     with torch.device("meta"):
@@ -174,9 +194,10 @@ def load_training_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
             f"{path}: damaged training state ({type(error).__name__}); delete it to start this run again"
         ) from None
-    assert isinstance(state, dict)
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds a {type(state).__name__}, not a training state; delete it to start this run again")
     return state

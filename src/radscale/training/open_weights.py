@@ -75,8 +75,9 @@ def _load_medimageinsight(path: Path) -> Encoder:
         path = found[0]
     with torch.device("meta"):
         encoder = make_encoder(MEDIMAGEINSIGHT_CONFIG)
-    state = {_current_name(name): tensor for name, tensor in read_safetensors(path).items()}
-    _check_family(state, "medimageinsight", path)
+    published = read_safetensors(path)
+    state = {_current_name(name): tensor for name, tensor in published.items()}
+    _check_family({**published, **state}, "medimageinsight", path)
     load_published_state(encoder, state, path.name)
     return encoder.eval()
 
@@ -130,6 +131,8 @@ def _architecture_from_huggingface(config: dict[str, Any], directory: Path) -> d
             "num_registers": int(config.get("num_register_tokens", 0)),
             "layerscale_init": float(config.get("layerscale_value", 1.0)),
             "layer_norm_eps": float(config.get("layer_norm_eps", 1e-6)),
+            # What transformers computes from such a folder; DINOv2 itself trains with "offset0.1" (1 % apart at 224 px).
+            "interpolation": "size_antialias" if config.get("model_type") == "dinov2_with_registers" else "size",
         }
     except KeyError as error:
         raise InputError(f"{directory}/config.json: no key {error}; it is not the configuration of a DINOv2 model") from None
@@ -143,11 +146,14 @@ def _preprocessing_from_huggingface(directory: Path, image_size_px: int) -> dict
     config = read_json(path)
     crop = config.get("crop_size", {})
     size = int(crop.get("height", image_size_px)) if isinstance(crop, dict) else int(crop)
+    edge = config.get("size", {})
+    shortest = int(edge.get("shortest_edge", size)) if isinstance(edge, dict) else int(edge)
     return {
         "image_size_px": size,
         "resize": "shortest_edge_center_crop",
         "mean": tuple(float(value) for value in config.get("image_mean", IMAGENET_MEAN)),
         "std": tuple(float(value) for value in config.get("image_std", IMAGENET_STD)),
+        "crop_fraction": min(1.0, size / shortest),
     }
 
 
@@ -189,14 +195,16 @@ def dinov2_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 SIGNATURES = {
     "medimageinsight": "image_encoder.convs.0.proj.weight",
     "dinov2": "patch_embed.proj.weight",
+    "CLIP (open_clip)": "visual.conv1.weight",
+    "CLIP (transformers)": "vision_model.embeddings.patch_embedding.weight",
+    "a DINO head": "last_layer.weight_v",
 }
 
 
 def _check_family(state: dict[str, Tensor], expected: str, path: Path) -> None:
     """Say which model a file looks like, before listing hundreds of names that do not fit."""
-    if expected == "dinov2":
-        state = dinov2_names(state)
-    looks_like = [family for family, name in SIGNATURES.items() if name in state]
+    names = {*state, *dinov2_names(state)}
+    looks_like = [family for family, name in SIGNATURES.items() if name in names]
     if looks_like and expected not in looks_like:
         raise InputError(f"{path.name}: holds weights of {looks_like[0]}, not of {expected}; give the other name or file")
 

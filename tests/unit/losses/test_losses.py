@@ -1,0 +1,137 @@
+"""Losses against naive float64 formulas, and the properties that define them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from radscale.errors import InputError
+from radscale.losses import (
+    clip_loss,
+    dice_loss,
+    dino_loss,
+    ibot_loss,
+    koleo_loss,
+    sinkhorn_knopp,
+    softmax_center,
+    unicl_loss,
+    unique_pair_targets,
+    update_center,
+)
+
+
+def unit_rows(seed: int, rows: int = 6, width: int = 8) -> Tensor:
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True)
+
+
+def naive_unicl(images: Tensor, texts: Tensor, targets: list[int], scale: float) -> float:
+    logits = scale * images.double().numpy() @ texts.double().numpy().T
+    total = 0.0
+    for matrix in (logits, logits.T):
+        scores = log_softmax(matrix)
+        rows = [-np.mean([scores[a, b] for b in range(len(targets)) if targets[a] == targets[b]]) for a in range(len(targets))]
+        total += float(np.mean(rows)) / 2
+    return total
+
+
+@pytest.mark.parametrize("targets", [[0, 1, 2, 3, 4, 5], [4, 4, 1, 2, 1, 4], [7] * 6])
+def test_unicl_is_the_naive_formula(targets: list[int]) -> None:
+    images, texts = unit_rows(0), unit_rows(1)
+    loss = unicl_loss(images, texts, torch.tensor(targets), torch.tensor(10.0))
+    assert loss.item() == pytest.approx(naive_unicl(images, texts, targets, 10.0), rel=1e-6)
+
+
+def test_unicl_with_distinct_targets_is_clip() -> None:
+    images, texts, scale = unit_rows(0), unit_rows(1), torch.tensor(20.0)
+    targets = unique_pair_targets(torch.zeros(6, dtype=torch.int64))
+    torch.testing.assert_close(unicl_loss(images, texts, targets, scale), clip_loss(images, texts, scale), rtol=1e-6, atol=0)
+
+
+def test_unicl_ignores_the_order_of_the_batch_and_of_the_towers() -> None:
+    images, texts, targets, scale = unit_rows(0), unit_rows(1), torch.tensor([1, 1, 2, 3, 2, 4]), torch.tensor(5.0)
+    loss = unicl_loss(images, texts, targets, scale)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(unicl_loss(images[order], texts[order], targets[order], scale), loss)
+    torch.testing.assert_close(unicl_loss(texts, images, targets, scale), loss)
+
+
+def test_contrastive_logits_stay_float32_under_autocast() -> None:
+    images, texts, scale = unit_rows(0), unit_rows(1), torch.tensor(100.0)
+    expected = clip_loss(images, texts, scale)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert clip_loss(images, texts, scale).item() == expected.item()
+
+
+def test_unique_pair_targets_keeps_classes_and_separates_pairs() -> None:
+    targets = unique_pair_targets(torch.tensor([0, 3, 0, 3, 1, 0]))
+    assert targets[1] == targets[3] == 3
+    assert targets[4] == 1
+    assert len(set(targets.tolist())) == 5
+
+
+def naive_sinkhorn(logits: np.ndarray, temperature: float, iterations: int) -> np.ndarray:
+    """The reference's order of operations in float64, where exp() does not overflow."""
+    matrix = np.exp((logits - logits.max()) / temperature).T
+    matrix /= matrix.sum()
+    prototypes, rows = matrix.shape
+    for _ in range(iterations):
+        matrix /= matrix.sum(1, keepdims=True) * prototypes
+        matrix /= matrix.sum(0, keepdims=True) * rows
+    return (matrix * rows).T
+
+
+def test_sinkhorn_is_the_naive_formula_and_survives_logits_that_overflow() -> None:
+    logits = 2 * torch.randn(12, 64, generator=torch.Generator().manual_seed(0))
+    targets = sinkhorn_knopp(logits, 0.04)
+    np.testing.assert_allclose(targets.numpy(), naive_sinkhorn(logits.double().numpy(), 0.04, 3), rtol=2e-4, atol=1e-6)
+    torch.testing.assert_close(targets.sum(1), torch.ones(12))
+
+
+def test_dino_and_ibot_are_the_naive_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(5, 7, generator=generator), torch.randn(5, 7, generator=generator)
+    targets = softmax_center(teacher, torch.zeros(1, 7), 0.05)
+    rows = -(targets.double().numpy() * log_softmax(student.double().numpy() / 0.1)).sum(1)
+    assert dino_loss(student, targets).item() == pytest.approx(rows.mean(), rel=1e-6)
+    weights = torch.tensor([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
+    expected = (rows * weights.double().numpy()).sum() / 4
+    assert ibot_loss(student, targets, weights, num_crops=4).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_center_is_a_moving_average_and_shifts_targets() -> None:
+    logits = torch.tensor([[1.0, 3.0], [3.0, 5.0]])
+    center = update_center(torch.zeros(1, 2), logits)
+    torch.testing.assert_close(center, torch.tensor([[0.2, 0.4]]))
+    torch.testing.assert_close(softmax_center(torch.tensor([[2.0, 4.0]]), torch.tensor([[2.0, 4.0]]), 0.05), torch.full((1, 2), 0.5))
+
+
+def test_koleo_is_the_naive_formula() -> None:
+    x = 3 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    unit = (x / x.norm(dim=1, keepdim=True)).double().numpy()
+    nearest = [min(np.linalg.norm(unit[a] - unit[b]) for b in range(6) if b != a) for a in range(6)]
+    assert koleo_loss(x).item() == pytest.approx(-np.mean(np.log(nearest)), rel=1e-6)
+
+
+def test_koleo_of_duplicates_is_finite_and_of_one_image_refused() -> None:
+    x = torch.ones(4, 5, requires_grad=True)
+    loss = koleo_loss(x)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(x.grad).all()
+    with pytest.raises(InputError, match="no neighbour"):
+        koleo_loss(torch.ones(1, 5))
+
+
+def test_dice_of_right_wrong_and_empty_masks() -> None:
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1
+    sure = 40 * (mask - 0.5)
+    assert dice_loss(sure, mask).item() == pytest.approx(0, abs=1e-6)
+    assert dice_loss(-sure, mask).item() == pytest.approx(1 - 1 / 65, abs=1e-6)
+    empty = torch.zeros_like(mask)
+    assert dice_loss(torch.full_like(mask, -40), empty).item() == pytest.approx(0, abs=1e-6)
