@@ -54,19 +54,25 @@ class ScalingLawFit:
         low, high = self._coefficients[index] - half, self._coefficients[index] + half
         return (float(np.exp(low)), float(np.exp(high))) if name == "alpha" else (float(low), float(high))
 
-    def samples_needed(self, target: float, level: float = 0.95) -> tuple[float, float, float]:
-        """Images at which the curve reaches `target`: (estimate, low, high); infinity where it is not reached.
+    def samples_needed(
+        self, target: float, level: float = 0.95, *, larger_is_better: bool = True
+    ) -> tuple[float, float, float]:
+        """Images from which on the curve is at least as good as `target`: (estimate, low, high).
 
-        The limits are all sizes at which the interval of the curve contains the target. For a score that must rise (a
-        falling loss: sink) to it, a size that is already enough at one image is given as 1.
+        Infinity means never: a curve that gets worse with more data reaches no target from above. The limits are the same
+        question asked of the upper and of the lower limit of the curve. 1 means that a single image would be enough.
+
+        Args:
+            target: score (or loss) to reach.
+            level: of the limits.
+            larger_is_better: False for a loss.
         """
         sizes = np.geomspace(1, LARGEST_SIZE, 4001)
-        rises = self.predict(self.max_size) >= self.predict(self.min_size) if self.form != "constant" else True
         low, high = self.interval(sizes, level)
         curve = self.predict(sizes)
-        if not rises:
+        if not larger_is_better:
             low, high, curve, target = -high, -low, -curve, -target
-        return (_first_size(sizes, curve, target), _first_size(sizes, high, target), _last_entry(sizes, low, target))
+        return (_last_entry(sizes, curve, target), _first_size(sizes, high, target), _last_entry(sizes, low, target))
 
     def _quantile(self, level: float) -> float:
         return float(stats.t.ppf(0.5 + level / 2, self._degrees_of_freedom))

@@ -30,9 +30,12 @@ def agreement(predicted: pa.Table, reference: pa.Table) -> list[dict[str, str | 
     predicted_ids = {unit for states in predicted_states.values() for unit in states}
     units = sorted(predicted_ids & {unit for states in reference_states.values() for unit in states})
     if not units:
-        raise InputError("predicted and reference labels share no (level, id); compare label tables of the same dataset and level")
+        raise InputError(
+            "predicted and reference labels share no (level, id); compare label tables of the same dataset and level"
+        )
     return [
-        _task_agreement(task, units, predicted_states.get(task, {}), reference_states[task]) for task in sorted(reference_states)
+        _task_agreement(task, units, predicted_states.get(task, {}), reference_states[task])
+        for task in sorted(reference_states)
     ]
 
 

@@ -57,7 +57,9 @@ def run_extraction(dataset: Path, out: Path, *, progress: Callable[[int, int, st
     out.mkdir(parents=True, exist_ok=True)
     partial = {name: out / f".{name}.parquet.partial" for name in _SCHEMAS}
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(pq.ParquetWriter(partial[name], _SCHEMAS[name], compression="zstd")) for name in _SCHEMAS}
+        writers = {
+            name: stack.enter_context(pq.ParquetWriter(partial[name], _SCHEMAS[name], compression="zstd")) for name in _SCHEMAS
+        }
         for batch in _batches(reports):
             rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _SCHEMAS}
             for report in batch:

@@ -6,6 +6,9 @@ from typing import Any
 
 from radscale.html_report.tables import AnalysisTables, Row, count, mean, signed_points
 
+UNPREDICTABLE = 0.3
+"""Width of an interval, in score, beyond which an extrapolation says nothing."""
+
 Arms = Mapping[str, Mapping[str, Any]]
 
 
@@ -96,9 +99,12 @@ def _more_data(tables: AnalysisTables, arms: Arms, arm: str) -> str:
     if not curve or not inside or curve[-1]["subset_size"] <= inside[-1]["subset_size"]:
         return ""
     now, then = inside[-1]["estimate"], curve[-1]["estimate"]
-    low, high = curve[-1]["low"] - now, curve[-1]["high"] - now
+    # A score lies between 0 and 1, whatever a power law says.
+    low, high = max(curve[-1]["low"], 0.0) - now, min(curve[-1]["high"], 1.0) - now
     if any(math.isnan(value) for value in (now, then, low, high)):
         return ""
+    if high - low > UNPREDICTABLE:
+        return f"What ten times more data would bring to {arms[arm]['label']} cannot be told from so few encoders and sizes."
     certain = "" if low > 0 or high < 0 else ", which is compatible with no gain"
     return (
         f"Ten times more data ({count(curve[-1]['subset_size'])} images) would change {arms[arm]['label']} by an expected "

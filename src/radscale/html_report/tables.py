@@ -119,7 +119,10 @@ def points(value: float, digits: int = 1) -> str:
 
 
 def signed_points(value: float, digits: int = 1) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:+.{digits}f}".replace("-", "−")
+    if math.isnan(value):
+        return "–"
+    value = round(100 * value, digits) + 0.0  # no negative zero
+    return f"{value:+.{digits}f}".replace("-", "−") if value else f"{0:.{digits}f}"
 
 
 def count(value: float) -> str:

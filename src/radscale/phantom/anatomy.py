@@ -6,7 +6,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from radscale.phantom.geometry import FRONTAL, Canvas, Ellipsoid, blob_noise, draw_curve, draw_on, smooth_curve
+from radscale.phantom.geometry import FRONTAL, SUBPIXEL_BITS, Canvas, Ellipsoid, blob_noise, draw_curve, draw_on, smooth_curve
 
 TISSUE, AIR_IN_LUNG, BONE = 0.020, -0.0155, 0.022
 NUM_RIBS = 10
@@ -130,9 +130,13 @@ def spine_x(chest: Chest, z: np.ndarray) -> np.ndarray:
     return bend * np.sin(np.pi * (z + 20) / 260)
 
 
+CALIBRES_MM = (0.5, 0.8, 1.2, 1.7, 2.3, 3.1, 4.0, 5.2, 7.0)
+BRANCH_PARAMETER = np.linspace(0, 1, 6)[:, None]
+
+
 @lru_cache(maxsize=64)
-def vessel_trees(seed: int, lung_height: float) -> tuple[tuple[np.ndarray, float], ...]:
-    """Branches (points, width in mm) of both lungs, thin ones first."""
+def vessel_trees(seed: int, lung_height: float) -> tuple[np.ndarray, np.ndarray]:
+    """Branches of both lungs: (n, 6, 3) points and (n,) widths in mm."""
     rng = np.random.default_rng(seed)
     branches: list[tuple[np.ndarray, float]] = []
     for side in (-1, 1):
@@ -140,7 +144,7 @@ def vessel_trees(seed: int, lung_height: float) -> tuple[tuple[np.ndarray, float
         for elevation in rng.uniform(-1.35, 1.45, 9):
             heading = np.array([side * np.cos(elevation), rng.normal(0, 0.45), np.sin(elevation)])
             _grow(rng, hilum, heading, rng.uniform(3.6, 5.6), rng.uniform(30, 44), branches, 4)
-    return tuple(sorted(branches, key=lambda branch: branch[1]))
+    return np.stack([points for points, _ in branches]), np.array([width for _, width in branches])
 
 
 def _grow(
@@ -152,10 +156,11 @@ def _grow(
     branches: list[tuple[np.ndarray, float]],
     depth: int,
 ) -> None:
-    heading = heading / np.linalg.norm(heading)
-    middle = start + heading * length / 2 + rng.normal(0, 2.0, 3)
-    end = start + heading * length + rng.normal(0, 3.0, 3)
-    t = np.linspace(0, 1, 6)[:, None]
+    heading = heading / np.sqrt(heading @ heading)
+    bends = rng.standard_normal((2, 3))
+    middle = start + heading * length / 2 + 2.0 * bends[0]
+    end = start + heading * length + 3.0 * bends[1]
+    t = BRANCH_PARAMETER
     branches.append(((1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end, width))
     if depth == 0 or width < 0.9:
         return
@@ -308,7 +313,13 @@ def _break(points: np.ndarray, place: float, start: int, end: int) -> list[np.nd
 def _vessels(chest: Chest, canvas: Canvas, image: np.ndarray, inside: np.ndarray) -> None:
     p = chest.patient
     layer = np.zeros((canvas.size_px, canvas.size_px), np.uint8)
-    for points, width in vessel_trees(p.vessel_seed, p.lung_height):
-        calibre = width * chest.vessels * (chest.upper_vessels if points[-1, 2] < 90 else 1.0)
-        draw_on(layer, canvas, points, calibre, min(1.0, calibre / 4.5))
+    points, widths = vessel_trees(p.vessel_seed, p.lung_height)
+    calibre = widths * chest.vessels * np.where(points[:, -1, 2] < 90, chest.upper_vessels, 1.0)
+    pixels = np.round(canvas.project(points.reshape(-1, 3)) * 2**SUBPIXEL_BITS).astype(np.int32).reshape(len(points), -1, 1, 2)
+    # Drawn in a few groups of about one calibre, thin ones first.
+    for calibre_mm in CALIBRES_MM:
+        group = np.abs(np.array(CALIBRES_MM) - calibre[:, None]).argmin(axis=1) == CALIBRES_MM.index(calibre_mm)
+        thickness = max(1, round(calibre_mm / canvas.mm_per_px))
+        value = 255 * min(1.0, calibre_mm / 4.5) * min(1.0, calibre_mm / canvas.mm_per_px)
+        cv2.polylines(layer, list(pixels[group]), False, round(value), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     image += np.float32(0.24 / 255) * layer * np.clip(inside * 2.2, 0, 1)

@@ -107,7 +107,9 @@ def test_center_is_a_moving_average_and_shifts_targets() -> None:
     logits = torch.tensor([[1.0, 3.0], [3.0, 5.0]])
     center = update_center(torch.zeros(1, 2), logits)
     torch.testing.assert_close(center, torch.tensor([[0.2, 0.4]]))
-    torch.testing.assert_close(softmax_center(torch.tensor([[2.0, 4.0]]), torch.tensor([[2.0, 4.0]]), 0.05), torch.full((1, 2), 0.5))
+    torch.testing.assert_close(
+        softmax_center(torch.tensor([[2.0, 4.0]]), torch.tensor([[2.0, 4.0]]), 0.05), torch.full((1, 2), 0.5)
+    )
 
 
 def test_koleo_is_the_naive_formula() -> None:

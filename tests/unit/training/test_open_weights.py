@@ -1,0 +1,192 @@
+"""Open weights from their published layouts, at a small size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import radscale
+from radscale.errors import InputError
+from radscale.models import DinoHead, build_encoder
+from radscale.training import open_weights
+from radscale.training.checkpointing import published_state, save_checkpoint
+from radscale.training.open_weights import load_dino_head, load_encoder
+
+SIZES = {"image_size": 28, "patch_size": 14, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+VIT = {"image_size_px": 28, "width": 16, "depth": 4, "num_heads": 2}
+PROCESSOR = {"crop_size": {"height": 28, "width": 28}, "image_mean": [0.5307] * 3, "image_std": [0.2583] * 3}
+MEDIMAGEINSIGHT: dict[str, Any] = {
+    "family": "davit",
+    "architecture": {
+        "image": {"depths": [1, 1, 1, 1], "widths": [8, 16, 16, 32], "num_heads": [1, 2, 2, 4], "window_size": 3},
+        "text": {"width": 16, "depth": 1, "num_heads": 2},
+        "embedding_dim": 12,
+    },
+    "preprocessing": {"image_size_px": 32, "resize": "squash"},
+}
+
+
+def dinov2_state() -> dict[str, Tensor]:
+    return published_state(build_encoder({"family": "vit", "architecture": VIT}, seed=0))
+
+
+def huggingface_state() -> dict[str, Tensor]:
+    """DINOv2's names to those of Hugging Face files, written out independently of the loader's table."""
+    renamed: dict[str, Tensor] = {}
+    outer = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "mask_token": "embeddings.mask_token",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "norm.weight": "layernorm.weight",
+        "norm.bias": "layernorm.bias",
+    }
+    for name, tensor in dinov2_state().items():
+        if name in outer:
+            renamed[outer[name]] = tensor
+            continue
+        _, block, rest = name.split(".", 2)
+        layer = f"encoder.layer.{block}."
+        if rest.startswith("attn.qkv."):
+            for role, part in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"{layer}attention.attention.{role}.{rest.rsplit('.', 1)[1]}"] = part.clone()
+        elif rest.startswith("attn.proj."):
+            renamed[layer + rest.replace("attn.proj", "attention.output.dense")] = tensor
+        elif rest.startswith("ls"):
+            renamed[f"{layer}layer_scale{rest[2]}.lambda1"] = tensor
+        else:
+            renamed[layer + rest] = tensor
+    return renamed
+
+
+def folder(path: Path, state: dict[str, Tensor], file: str = "model.safetensors", processor: bool = True) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"model_type": "dinov2", **SIZES}))
+    if processor:
+        (path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    save_file(state, path / file)
+    return path
+
+
+def same_weights(encoder: torch.nn.Module) -> bool:
+    expected = dinov2_state()
+    actual = published_state(encoder)  # type: ignore[arg-type]
+    return expected.keys() == actual.keys() and all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_huggingface_and_dinov2_names_give_the_same_encoder(tmp_path: Path) -> None:
+    for name, state, file in (
+        ("hf", huggingface_state(), "model.safetensors"),
+        ("d2", dinov2_state(), "backbone_compatible.safetensors"),
+    ):
+        encoder = load_encoder("rad-dino", weights=folder(tmp_path / name, state, file))
+        assert same_weights(encoder)
+        assert not encoder.training
+        assert encoder.preprocessing.image_size_px == 28
+        assert encoder.preprocessing.mean == (0.5307, 0.5307, 0.5307)
+        assert encoder.preprocessing.crop_fraction == 1
+
+
+def test_half_precision_is_cast_and_said(tmp_path: Path) -> None:
+    state = {name: tensor.half() for name, tensor in huggingface_state().items()}
+    encoder = load_encoder("dinov2", weights=folder(tmp_path / "half", state))
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert encoder.origin == "model.safetensors (cast from float16 to float32)"
+
+
+def test_no_preprocessor_file_means_imagenet_and_a_warning(tmp_path: Path) -> None:
+    path = folder(tmp_path / "plain", huggingface_state(), processor=False)
+    with pytest.warns(UserWarning, match="taking ImageNet statistics"):
+        encoder = load_encoder("dinov2", weights=path)
+    assert encoder.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_larger_resize_than_crop_is_kept(tmp_path: Path) -> None:
+    path = folder(tmp_path / "hf", huggingface_state())
+    (path / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, "size": {"shortest_edge": 32}}))
+    assert load_encoder("dinov2", weights=path).preprocessing.crop_fraction == 28 / 32
+
+
+def test_a_missing_key_projection_is_a_missing_tensor(tmp_path: Path) -> None:
+    state = huggingface_state()
+    del state["encoder.layer.2.attention.attention.key.weight"]
+    with pytest.raises(InputError, match=r"1 missing \(blocks\.2\.attn\.qkv\.weight\)"):
+        load_encoder("dinov2", weights=folder(tmp_path / "hf", state))
+
+
+def test_the_head_beside_the_weights(tmp_path: Path) -> None:
+    path = folder(tmp_path / "hf", huggingface_state())
+    assert load_dino_head(path) is None
+    head = DinoHead(16, num_prototypes=8, hidden=12, bottleneck=4)
+    save_file(head.state_dict(), path / "dino_head.safetensors")
+    loaded = load_dino_head(path)
+    assert loaded is not None
+    assert loaded.sizes == head.sizes
+    save_file({"w": torch.zeros(1)}, path / "dino_head.safetensors")
+    with pytest.raises(InputError, match="not a DINO head"):
+        load_dino_head(path)
+
+
+def test_medimageinsight_under_present_and_older_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_weights, "MEDIMAGEINSIGHT_CONFIG", MEDIMAGEINSIGHT)
+    state = build_encoder(MEDIMAGEINSIGHT, seed=0).state_dict()
+    older = {
+        name.replace("image_encoder.", "visual.")
+        .replace("lang_encoder.", "text.")
+        .replace("visual.convs.", "visual.conv_embeds.")
+        .replace("image_projection", "vision_projection"): tensor
+        for name, tensor in state.items()
+    }
+    for index, names in enumerate((state, older)):
+        path = tmp_path / str(index) / "vision_model"
+        path.mkdir(parents=True)
+        save_file(names, path / "medimageinsigt-v1.0.0.pt")
+        for weights in (path / "medimageinsigt-v1.0.0.pt", path.parent):
+            loaded = load_encoder("medimageinsight", weights=weights).state_dict()
+            assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("name", ["medimageinsight", "dinov2"])
+def test_weights_of_another_model_say_what_they_look_like(tmp_path: Path, name: str) -> None:
+    if name == "medimageinsight":
+        folder(tmp_path / "other", huggingface_state())
+        weights, family = tmp_path / "other" / "model.safetensors", "dinov2"
+    else:
+        weights, family = folder(tmp_path / "other", build_encoder(MEDIMAGEINSIGHT, 0).state_dict()), "medimageinsight"
+    with pytest.raises(InputError, match=f"holds weights of {family}, not of {name}"):
+        load_encoder(name, weights=weights)
+
+
+def test_a_checkpoint_loads_through_the_package(tmp_path: Path) -> None:
+    config = {"family": "vit", "architecture": VIT, "preprocessing": {"image_size_px": 28}}
+    save_checkpoint(tmp_path, build_encoder(config, seed=0), info={})
+    assert same_weights(radscale.load_encoder(str(tmp_path)))
+
+
+def test_clear_words_for_wrong_arguments(tmp_path: Path) -> None:
+    path = folder(tmp_path / "hf", huggingface_state())
+    with pytest.raises(InputError, match="unknown encoder 'resnet'"):
+        load_encoder("resnet", weights=path)
+    with pytest.raises(InputError, match="no such file or folder"):
+        load_encoder("dinov2", weights=tmp_path / "absent")
+    with pytest.raises(InputError, match="neither a checkpoint folder nor"):
+        load_encoder("dinov2")
+    with pytest.raises(InputError, match="a Hugging Face folder; load it by name"):
+        load_encoder(str(path))
+    with pytest.raises(InputError, match="give the Hugging Face folder"):
+        load_encoder("dinov2", weights=path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(InputError, match="model_type 'vit'"):
+        load_encoder("dinov2", weights=path)
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, radscale; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
