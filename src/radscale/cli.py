@@ -22,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
+# A log file is not 80 columns wide.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Experiment YAML, or a recipe: phantom, smoke, images, paper.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder.  [default: runs/NAME]", show_default=False)]

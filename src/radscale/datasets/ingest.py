@@ -74,6 +74,8 @@ class IngestConfig:
     manufacturer, care_setting."""
     labels: dict[str, str] = field(default_factory=dict)
     """Images: label columns and their kind: "binary" (1, 0, blank), "categorical" (one value), or "multiple" ("a|b")."""
+    default_view: Literal["frontal", "lateral", "unknown"] = "unknown"
+    """View of images whose table or header does not say it, where the owner knows."""
     encoding: str | None = None
     shard_max_bytes: int = 1 << 30
 
@@ -415,6 +417,7 @@ def _finish_rows(config: IngestConfig, rows: list[dict[str, Any]]) -> pa.Table:
             first[row["patient_id"]] = min(first.get(row["patient_id"], row["date"]), row["date"])
     fractions = (config.train_fraction, config.validation_fraction, config.test_fraction)
     for row in rows:
+        row["view"] = config.default_view if row["view"] == "unknown" else row["view"]
         row["split"] = patient_split(row["patient_id"], config.split_seed, *fractions)
         row["study_day"] = None if row["date"] is None else row["date"] - first[row["patient_id"]]
         row.setdefault("care_setting", None)

@@ -1,6 +1,6 @@
 """What a study costs, before it starts: images seen, FLOPs, hours, money. What is finished is shown as it was."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -103,6 +103,8 @@ def _architecture(design: "Design", weights: "OpenWeights") -> dict[str, Any]:
         from radscale.training.open_weights import load_encoder
 
         encoder = load_encoder(str(path)) if weights.load == "checkpoint" else load_encoder(weights.load, path)
+        if weights.image_size_px is not None:
+            encoder.preprocessing = replace(encoder.preprocessing, image_size_px=weights.image_size_px)
         return encoder.config_dict()
     return {"family": "davit" if weights.load == "medimageinsight" else "vit"}
 
@@ -113,54 +115,56 @@ def print_plan(study: "Study", console: Console) -> None:
     costs = study.costs()
     hardware = study.settings.hardware
     states = study.states()
-    table = Table(title=f"{study.settings.title}: {len(costs)} encoders")
-    for column in (
-        "arm",
-        "subset",
-        "replicates",
-        "steps each",
-        "images seen each",
-        "PFLOP each",
-        "device hours",
-        "price",
-        "status",
-    ):
-        table.add_column(column, justify="left" if column in ("arm", "status") else "right")
+    priced = hardware.price_per_device_hour is not None
+    table = Table(title=f"{study.settings.title}: {len(costs)} encoders; steps, images and compute are per run")
+    for column in ("arm", "subset", "runs", "steps", "images", "compute", "time", *(["price"] if priced else []), "status"):
+        table.add_column(column, justify="left" if column in ("arm", "status") else "right", no_wrap=column != "arm")
     groups: dict[tuple[str, int], list[RunCost]] = {}
     for cost in costs:
-        groups.setdefault((cost.label, cost.subset_size), []).append(cost)
-    for (label, size), runs in groups.items():
+        groups.setdefault((cost.arm, cost.subset_size), []).append(cost)
+    for (arm, size), runs in groups.items():
         first = runs[0]
         status = ", ".join(f"{sum(r.status == s for r in runs)} {s}" for s in dict.fromkeys(r.status for r in runs))
         if size == 0:
-            table.add_row(label, "open weights", "", "", "", "", "", "", status)
+            table.add_row(arm, "open", "", "", "", "", "", *([""] if priced else []), status)
             continue
-        table.add_row(
-            label,
-            f"{size:,}",
-            str(len(runs)),
-            f"{first.steps:,}",
-            f"{first.samples_seen:,.0f}",
-            f"{first.flops / 1e15:,.4g}",
-            f"{sum(r.device_hours for r in runs):,.3g}",
-            _price(sum(r.price or 0 for r in runs), first.price, hardware.currency),
-            status,
-        )
+        cells = [arm, short_count(size), str(len(runs)), short_count(first.steps), short_count(first.samples_seen)]
+        cells += [compute(first.flops), duration(sum(r.device_hours for r in runs))]
+        if priced:
+            cells.append(f"{sum(r.price or 0 for r in runs):,.0f} {hardware.currency}")
+        table.add_row(*cells, status)
     console.print(table)
     hours = sum(cost.device_hours for cost in costs)
-    total = sum(cost.price or 0 for cost in costs)
-    others = len(states) - len(costs)
-    done = sum(state.status == "done" for state in states.values())
+    money = f", {sum(cost.price or 0 for cost in costs):,.0f} {hardware.currency}" if priced else ""
     console.print(
-        f"pretraining: {hours:,.4g} device hours on {hardware.name} ({hardware.sustained_tflops:g} TFLOP/s sustained), "
-        f"{hours / hardware.num_devices:,.4g} hours on {hardware.num_devices} device(s)"
-        + (f", {total:,.0f} {hardware.currency}" if hardware.price_per_device_hour is not None else ""),
+        f"pretraining on {hardware.name}: {duration(hours)} of device time at {hardware.sustained_tflops:g} TFLOP/s sustained, "
+        f"{duration(hours / hardware.num_devices)} on {hardware.num_devices} devices{money}",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(
-        f"besides: {others} steps of data, probes and analysis; {done} of {len(states)} steps are done", highlight=False
-    )
+    done = sum(state.status == "done" for state in states.values())
+    besides = f"besides: {len(states) - len(costs)} steps of data, probes and analysis; {done} of {len(states)} steps are done"
+    console.print(besides, highlight=False, soft_wrap=True)
 
 
-def _price(total: float, each: float | None, currency: str) -> str:
-    return "" if each is None else f"{total:,.0f} {currency}"
+def short_count(value: float) -> str:
+    """`300`, `7.2k`, `3.5M`."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if value >= unit:
+            return f"{value / (1e3 if letter == 'k' else unit):.4g}{letter}"
+    return f"{value:,.0f}"
+
+
+def compute(flops: float) -> str:
+    """FLOPs with a unit that a person can read."""
+    for unit, name in ((1e21, "ZFLOP"), (1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP")):
+        if flops >= unit:
+            return f"{flops / unit:.3g} {name}"
+    return f"{flops / 1e9:.3g} GFLOP"
+
+
+def duration(hours: float) -> str:
+    """Seconds, minutes or hours."""
+    if hours >= 1:
+        return f"{hours:,.1f} h" if hours < 100 else f"{hours:,.0f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * 3600:.1f} s"

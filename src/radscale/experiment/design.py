@@ -145,7 +145,7 @@ class Design:
             return Step(
                 name=f"open_weights/{name}",
                 function=f"{STEPS}:import_open_weights",
-                config={"model": weights.load},
+                config={"model": weights.load, "image_size_px": weights.image_size_px},
                 external={"weights": self.resolve(str(weights.weights))},
                 estimated_seconds=5,
                 description=f"import {weights.load} weights",

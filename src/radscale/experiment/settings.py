@@ -91,6 +91,8 @@ class OpenWeights(Strict):
     label: str
     load: Literal["dinov2", "rad-dino", "medimageinsight", "checkpoint"] | None = None
     weights: str | None = None
+    image_size_px: Annotated[int, Field(ge=14, le=2048)] | None = None
+    """Input size of loaded weights in this study; None takes the publisher's."""
     pretrain_on: Name | None = None
     objective: Literal["clip", "unicl", "dinov2"] | None = None
     architecture: dict[str, Any] | None = None

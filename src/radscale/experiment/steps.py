@@ -6,6 +6,7 @@ planning a study loads none of them.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,22 @@ def ingest_dataset(config: Config, inputs: Inputs, out: Path, context: StepConte
     # A study's secret lies beside it, readable by its owner only, and never inside a dataset. Data that anybody may link
     # back (phantoms, public sets) take a published key, so that everybody gets the same splits.
     secret = PUBLIC_KEY if public else load_or_create_secret(Path(context.options["secret"]))
-    return ingest(settings, inputs["source"], out, secret=secret, num_workers=context.num_workers, progress=context.progress)
+    counts = ingest(settings, inputs["source"], out, secret=secret, num_workers=context.num_workers, progress=context.progress)
+    _require_train(out, context)
+    return counts
+
+
+def _require_train(dataset: Path, context: StepContext) -> None:
+    """Stop before hours of training if the largest subset does not fit the data."""
+    from radscale.datasets import Dataset
+
+    needed = context.options.get("needed_train", 0)
+    num_train = Dataset(dataset).num_train
+    if num_train < needed:
+        raise InputError(
+            f"subset_sizes: {needed:,} images are more than the {num_train:,} training images of this dataset; "
+            "take smaller sizes or a larger training share"
+        )
 
 
 def link_dataset(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
@@ -45,6 +61,7 @@ def link_dataset(config: Config, inputs: Inputs, out: Path, context: StepContext
     dataset = Dataset(source)
     for item in sorted(source.iterdir()):
         (out / item.name).symlink_to(item.resolve())
+    _require_train(out, context)
     return {"num_images": len(dataset), "num_train": dataset.num_train}
 
 
@@ -69,6 +86,8 @@ def import_open_weights(config: Config, inputs: Inputs, out: Path, context: Step
 
     weights = inputs["weights"]
     encoder = load_encoder(str(weights)) if config["model"] == "checkpoint" else load_encoder(config["model"], weights)
+    if config["image_size_px"] is not None:
+        encoder.preprocessing = replace(encoder.preprocessing, image_size_px=config["image_size_px"])
     head = load_dino_head(weights) if weights.is_dir() else None
     save_checkpoint(out, encoder, head=head, info={"objective": "open_weights", "model": config["model"]})
     return {"has_dino_head": head is not None}

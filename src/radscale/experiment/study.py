@@ -74,6 +74,7 @@ class Study:
 
         if sources:
             self._check_sources()
+            self._check_sizes()
         check_settings(self.design)
 
     def _check_sources(self) -> None:
@@ -94,6 +95,19 @@ class Study:
             path = self.design.resolve(str(weights.weights))
             if not path.exists():
                 raise InputError(f"open_weights.{name}.weights: {path} does not exist; correct the path")
+
+    def _check_sizes(self) -> None:
+        """The largest subset fits the data, if they are there already; else their ingest checks it."""
+        from radscale.datasets import Dataset
+
+        step = self.design.datasets[self.settings.pretraining_dataset]
+        if self.store.state(step).status == "done":
+            num_train = Dataset(self.store.path(step)).num_train
+            if num_train < self.settings.subset_sizes[-1]:
+                raise InputError(
+                    f"subset_sizes: {self.settings.subset_sizes[-1]:,} images are more than the {num_train:,} training images of "
+                    f"'{self.settings.pretraining_dataset}'; take smaller sizes or a larger training share"
+                )
 
     def run(self, console: Console, *, num_workers: int, rebuild: bool = False, only: str | None = None) -> RunSummary:
         """Do what is missing. Nothing that is done is done again."""
@@ -118,6 +132,8 @@ class Study:
         for step in steps:
             if step.stage == "datasets":
                 step.options["secret"] = str(self.store.root / "secret.key")
+            if step.name == f"datasets/{self.settings.pretraining_dataset}":
+                step.options["needed_train"] = self.settings.subset_sizes[-1]
         return steps
 
     def states(self) -> dict[str, StepState]:
