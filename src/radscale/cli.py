@@ -140,6 +140,277 @@ def report(experiment: ExperimentArgument, out: OutOption = None, overrides: Set
     console.print(f"report: {study.report()}", highlight=False, soft_wrap=True)
 
 
+def _progress(title: str) -> Any:
+    """A bar with ETA on a terminal, a line now and then elsewhere."""
+    from radscale.execution.display import OneBar
+
+    return OneBar(console, title)
+
+
+def _new_folder(path: Path) -> Path:
+    """Outputs are written beside their place and renamed when they are whole."""
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"--out {path}: is not empty; choose a new folder")
+    return path.with_name(path.name + ".partial")
+
+
+def _settings(cls: type, values: dict[str, Any], file: Path | None) -> Any:
+    """Settings from --config FILE (YAML) with the command line on top."""
+    from radscale.experiment.build import build
+    from radscale.experiment.yaml_lines import read_yaml
+
+    given = read_yaml(file)[0] if file is not None else {}
+    return build(cls, {**given, **{key: value for key, value in values.items() if value is not None}}, "settings")
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        console.print(f"{key.replace('_', ' ')}: {value}", highlight=False, soft_wrap=True)
+
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML with further settings.", show_default=False)]
+NewOut = Annotated[Path, typer.Option("--out", help="New folder.")]
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="New folder for the archive.")],
+    hospital: Annotated[str, typer.Option(help="own or public: other scanners, people and habits.")] = "own",
+    patients: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 100,
+    seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
+    workers: WorkersOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a synthetic hospital: DICOM files, reports, and the truth beside them."""
+    from radscale.experiment.study import default_workers
+    from radscale.phantom import PhantomConfig, generate_archive
+
+    settings = _settings(PhantomConfig, {"hospital": hospital, "num_patients": patients, "seed": seed}, config)
+    partial = _new_folder(out)
+    with _progress("phantom") as progress:
+        facts = generate_archive(settings, partial, num_workers=workers or default_workers(), progress=progress)
+    partial.rename(out)
+    _print_facts(facts)
+
+
+@app.command()
+def ingest(
+    archive: Annotated[Path, typer.Argument(help="Folder of DICOM files with reports.csv, or of images with a table.")],
+    out: NewOut,
+    kind: Annotated[str, typer.Option(help="dicom or images.")] = "dicom",
+    size: Annotated[int, typer.Option(help="Shorter side in pixels.")] = 518,
+    table: Annotated[str | None, typer.Option(help="images: the table with one row per image.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="images: COLUMN=binary|categorical|multiple.", show_default=False)
+    ] = None,
+    secret: Annotated[
+        Path | None, typer.Option(help="Key of the pseudonyms.  [default: OUT.secret]", show_default=False)
+    ] = None,
+    workers: WorkersOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Turn an archive into a de-identified dataset: manifest, shards, splits, nested subsets. Loses nothing silently."""
+    from radscale.datasets import IngestConfig, load_or_create_secret
+    from radscale.datasets import ingest as run_ingest
+    from radscale.experiment.study import default_workers
+
+    pairs = dict(item.partition("=")[::2] for item in labels or [])
+    given = {"kind": kind, "image_size_px": size, "table": table, "labels": pairs or None}
+    settings = _settings(IngestConfig, given, config)
+    partial = _new_folder(out)
+    key = load_or_create_secret(secret or out.with_name(out.name + ".secret"))
+    with _progress("ingest") as progress:
+        facts = run_ingest(settings, archive, partial, secret=key, num_workers=workers or default_workers(), progress=progress)
+    partial.rename(out)
+    _print_facts(facts)
+
+
+@app.command()
+def verify(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> None:
+    """Check a dataset: bytes against their hashes, splits by patient, nesting, and that inputs add up."""
+    from radscale.datasets import verify_dataset
+
+    with _progress("verify") as progress:
+        problems = verify_dataset(dataset, progress)
+    for problem in problems:
+        console.print(f"[red]{problem}[/]", highlight=False)
+    if problems:
+        raise typer.Exit(1)
+    console.print("everything holds", highlight=False)
+
+
+@app.command()
+def extract(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: Annotated[Path | None, typer.Option(help="[default: DATASET/extraction]", show_default=False)] = None,
+) -> None:
+    """Reports to findings, lines and tubes, by rules."""
+    from radscale.extraction import run_extraction
+
+    with _progress("extract") as progress:
+        facts = run_extraction(dataset, out or dataset / "extraction", progress=progress)
+    _print_facts(facts)
+
+
+def _labels_of(dataset: Path, labels: Path | None) -> Path:
+    """Given labels, else extracted ones, else those that came with the images."""
+    if labels is not None:
+        return labels
+    return dataset / "extraction" if (dataset / "extraction" / "labels.parquet").exists() else dataset
+
+
+@app.command()
+def pretrain(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    objective: Annotated[str, typer.Option(help="clip, unicl or dinov2.")],
+    init: Annotated[Path, typer.Option(help="Weights to continue: checkpoint, or open weights with --model.")],
+    out: NewOut,
+    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    size: Annotated[int | None, typer.Option(help="Images of the nested subset.  [default: all]", show_default=False)] = None,
+    replicate: Annotated[int, typer.Option(min=0, help="Which random subset.")] = 0,
+    epochs: Annotated[float | None, typer.Option(help="Budget in epochs of the subset.", show_default=False)] = None,
+    gpu_seconds: Annotated[float | None, typer.Option(help="Budget in device seconds.", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label table.  [default: DATASET/extraction]", show_default=False)] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Continue an encoder on a nested subset. Killed and run again, it goes on where it was."""
+    from radscale.datasets import Dataset
+    from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
+
+    if (epochs is None) == (gpu_seconds is None):
+        raise InputError("give the budget: either --epochs or --gpu-seconds")
+    num_images = size or Dataset(dataset).num_train
+    budget = ComputeBudget.samples_seen(epochs * num_images) if epochs else ComputeBudget.gpu_seconds(gpu_seconds or 0.0)
+    given = {"objective": objective, "budget": budget, "subset_size": size, "replicate": replicate}
+    settings = _settings(PretrainingConfig, given, config)
+    partial = _new_folder(out)
+    with _progress("pretrain") as progress:
+        facts = run_pretraining(
+            settings,
+            dataset=dataset,
+            labels=_labels_of(dataset, labels),
+            init=init,
+            init_name=model,
+            out=partial / "out",
+            work=partial / "work",
+            progress=progress,
+        )
+    (partial / "out").rename(out)
+    _remove(partial)
+    _print_facts(facts)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@app.command()
+def probe(
+    encoder: Annotated[Path, typer.Argument(help="Checkpoint, or open weights with --model.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: NewOut,
+    task: Annotated[list[str] | None, typer.Option(help="findings, tubes, all, or task names.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label table.  [default: DATASET/extraction]", show_default=False)] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Train a probe on the frozen encoder and write the prediction table of the test patients."""
+    from radscale.probing import ProbeConfig, run_probing
+
+    chosen = task or ["all"]
+    tasks = chosen[0] if len(chosen) == 1 and chosen[0] in ("findings", "tubes", "all") else chosen
+    settings = _settings(ProbeConfig, {"tasks": tasks}, config)
+    partial = _new_folder(out)
+    with _progress("probe") as progress:
+        facts = run_probing(
+            settings,
+            encoder=(model, encoder) if model else encoder,
+            dataset=dataset,
+            labels=_labels_of(dataset, labels),
+            out=partial,
+            progress=progress,
+        )
+    partial.rename(out)
+    for result in facts["task_sets"].values():
+        for name, scores in result["tasks"].items():
+            console.print(f"{name}: {scores}", highlight=False, soft_wrap=True)
+    for row in facts["excluded_tasks"]:
+        console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    table: Annotated[list[Path], typer.Argument(help="Prediction tables (Parquet or CSV).")],
+    a: Annotated[str, typer.Option("--a", help="Arm, or ARM@SIZE.")],
+    b: Annotated[str, typer.Option("--b", help="Arm, or ARM@SIZE.")],
+    replicates: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    by_patient: Annotated[bool, typer.Option("--by-patient", help="Resample patients instead of images.")] = False,
+) -> None:
+    """Is arm a better than arm b? Paired bootstrap over the test set, per task and over tasks (paper, A.8)."""
+    from radscale.analysis.compare import compare_arms
+
+    result = compare_arms(table, a, b, num_replicates=replicates, seed=seed, by_patient=by_patient)
+    shown = Table(title=f"AUPRC points, {a} minus {b}, {result.num_replicates} replicates")
+    for column in ("task", "difference", "95 % interval", "p", "p (Holm)", "significant"):
+        shown.add_column(column, justify="left" if column == "task" else "right")
+    rows = {**result.per_task, "mean over tasks": result.macro, "pooled (spread between tasks)": result.pooled}
+    for name, row in rows.items():
+        interval = f"[{100 * row.low:+.2f}, {100 * row.high:+.2f}]".replace("[", r"\[")
+        holm = "" if row.p_holm != row.p_holm else f"{row.p_holm:.3f}"
+        significant = "yes" if row.significant else "no"
+        shown.add_row(name, f"{100 * row.mean:+.2f}", interval, f"{row.p_value:.3f}", holm, significant)
+    console.print(shown)
+
+
+@app.command()
+def fit(
+    results: Annotated[Path, typer.Argument(help="CSV with columns subset_size and score; optional arm, replicate.")],
+    target: Annotated[float | None, typer.Option(help="Score to reach, e.g. 0.54.", show_default=False)] = None,
+    form: Annotated[str, typer.Option(help="power, log_linear, constant or auto.")] = "power",
+    score: Annotated[str, typer.Option(help="Name of the score column.")] = "score",
+) -> None:
+    """Fit a scaling law per arm, with intervals and the samples needed for a target."""
+    from radscale.analysis.compare import fit_arms
+
+    for arm, law in fit_arms(results, form=form, score=score).items():
+        facts = ", ".join(f"{name} = {value:.5g}" for name, value in law.parameters.items())
+        intervals = ", ".join("{} in [{:.5g}, {:.5g}]".format(n, *law.parameter_interval(n)) for n in law.parameters)
+        console.print(f"{arm}: {law.form}, {facts} ({intervals}), {law.num_encoders} encoders", highlight=False, markup=False)
+        if target is not None:
+            needed = " [{:.4g}, {:.4g}]".format(*law.samples_needed(target)[1:])
+            console.print(
+                f"  samples for {target:g}: {law.samples_needed(target)[0]:.4g}{needed}", highlight=False, markup=False
+            )
+
+
+@app.command()
+def similarity(
+    encoder: Annotated[Path, typer.Argument(help="Checkpoint, or open weights with --model.")],
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF or DICOM.")],
+    out: Annotated[Path, typer.Option("--out", help="Picture to write (PNG, SVG or PDF).")] = Path("similarity.png"),
+    point: Annotated[str, typer.Option(help="Query point: shares from the left and from the top, e.g. 0.5,0.3")] = "0.5,0.35",
+    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+) -> None:
+    """Cosine similarity of every patch with one patch, in four layers (paper, Figure 1)."""
+    from radscale.experiment.pictures import save_similarity
+
+    save_similarity(encoder, model, image, _parse_point(point), out)
+    console.print(f"wrote {out}", highlight=False)
+
+
+def _parse_point(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--point {text}: give two numbers, e.g. 0.5,0.3") from None
+    if not (0 <= x < 1 and 0 <= y < 1):
+        raise InputError(f"--point {text}: both must be from 0 to below 1")
+    return y, x
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:

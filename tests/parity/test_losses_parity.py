@@ -1,4 +1,4 @@
-"""Losses, head and ViT against outputs of facebookresearch/dinov2 (tolerances: losses 1e-6, targets, gradients and ViT 1e-5)."""
+"""Losses, head and ViT against outputs of facebookresearch/dinov2 (losses to 1e-6, targets, gradients and ViT to 1e-5)."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from radscale.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp, softmax_center, update_center
-from radscale.models import DinoHead, ViTConfig, VisionTransformer
+from radscale.models import DinoHead, VisionTransformer, ViTConfig
 
 DATA = Path(os.environ.get("RADSCALE_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 FIXTURE = DATA / "dinov2_reference.safetensors"

@@ -91,3 +91,36 @@ class RunDisplay:
     def _eta(self) -> str:
         share, elapsed = self._share(), time.monotonic() - self.started_at
         return f"about {elapsed / share - elapsed:.0f} s left in all" if share > 0.01 else "time left not known yet"
+
+
+class OneBar:
+    """Progress of a single command; call it with (done, total, what)."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.live = console.is_terminal
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, transient=True, disable=not self.live)
+        self.last = 0.0
+
+    def __enter__(self) -> "OneBar":
+        self.progress.start()
+        self.task = self.progress.add_task(self.title, total=None)
+        self.last = time.monotonic()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self.progress.update(self.task, completed=done, total=total, description=f"{self.title} [dim]{what}")
+        now = time.monotonic()
+        if not self.live and now - self.last > 30:
+            self.last = now
+            self.console.print(f"{self.title}: {done}/{total} {what}", highlight=False)

@@ -121,3 +121,39 @@ def write_similarity(
     np.savez_compressed(stem.with_suffix(".npz"), **maps)
     facts = {"title": title, "caption": caption, "point": list(point)}
     stem.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def save_similarity(weights: Path, model: str | None, image: Path, point: tuple[float, float], out: Path) -> None:
+    """One encoder, one image: the picture of Figure 1 as a file.
+
+    Raises:
+        InputError: weights or image that cannot be read.
+    """
+    from tempfile import TemporaryDirectory
+
+    from radscale.datasets.dicom import read_dicom
+    from radscale.datasets.exclusions import Excluded
+    from radscale.datasets.images import read_image_file
+    from radscale.datasets.resize import normalise_to_8bit
+    from radscale.errors import InputError
+    from radscale.html_report.figures import similarity_figure
+    from radscale.training.open_weights import load_encoder
+
+    try:
+        pixels = read_dicom(image).pixels if image.suffix.lower() in (".dcm", ".dicom", "") else read_image_file(image)
+    except Excluded as verdict:
+        raise InputError(f"{image}: {verdict}") from None
+    grey = normalise_to_8bit(pixels)
+    if grey is None:
+        raise InputError(f"{image}: all pixels have one value; there is nothing to compare")
+    encoder = load_encoder(str(weights)) if model is None else load_encoder(model, weights)
+    pixel = (int(point[0] * PICTURE_PX), int(point[1] * PICTURE_PX))
+    with TemporaryDirectory() as folder:
+        stem = Path(folder) / "similarity"
+        write_similarity({weights.name: encoder}, grey, pixel, stem, title="", caption="")
+        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as maps:
+            figure = similarity_figure(square(grey, PICTURE_PX), pixel, dict(maps))
+    try:
+        figure.savefig(out, bbox_inches="tight", dpi=150)
+    except ValueError as error:
+        raise InputError(f"--out {out}: {error}") from None

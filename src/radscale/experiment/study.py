@@ -104,8 +104,9 @@ class Study:
         if self.store.state(step).status == "done":
             num_train = Dataset(self.store.path(step)).num_train
             if num_train < self.settings.subset_sizes[-1]:
+                largest = self.settings.subset_sizes[-1]
                 raise InputError(
-                    f"subset_sizes: {self.settings.subset_sizes[-1]:,} images are more than the {num_train:,} training images of "
+                    f"subset_sizes: {largest:,} images are more than the {num_train:,} training images of "
                     f"'{self.settings.pretraining_dataset}'; take smaller sizes or a larger training share"
                 )
 

@@ -34,7 +34,8 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     Decimals ("2.5 cm"), abbreviations ("Dr. X", "vs. pneumonia") and item numbers ("1. Effusion") do not end a sentence; a blank
     line and a list mark at the start of a line do.
     """
-    spans, start = [], 0
+    spans: list[tuple[int, int]] = []
+    start = 0
     for match in _BOUNDARY.finditer(text):
         if match.start() < start:
             continue
@@ -61,51 +62,74 @@ def _append(spans: list[tuple[int, int]], text: str, start: int, end: int) -> No
 
 
 _CHANGE = (
-    r"(?:changes?|increases?|decreases?|improvement|progression|worsening|enlargement|differences?|resolution|clearing|removal)"
+    r"(?:changes?|increases?|decreases?|improvement|progression|worsening|enlargement|differences?|resolution|clearing"
+    r"|removal)"
 )
-_MODIFIERS = r"(?:(?:any|significant|interval|substantial|appreciable|definite|other|major|obvious|marked|further|convincing|evidence of|real)\s+)"
+_MODIFIERS = (
+    r"(?:(?:any|significant|interval|substantial|appreciable|definite|other|major|obvious|marked|further|convincing"
+    r"|evidence of|real)\s+)"
+)
 # Words that look like a negation of what follows and are not: "no change in the effusion", "not without", "nearly resolved".
 _PSEUDO_NEGATION = re.compile(
     rf"\b(?:no|without)\s+{_MODIFIERS}{{0,4}}{_CHANGE}(?:\s+(?:in|of|from|to))?\b"
-    r"|\bnot\s+(?:(?:\w+ly|yet)\s+)?(?:changed|increased|decreased|improved|resolved|cleared|enlarging|different|progressed|worsened)\b"
+    r"|\bnot\s+(?:(?:\w+ly|yet)\s+)?(?:changed|increased|decreased|improved|resolved|cleared|enlarging|different"
+    r"|progressed|worsened)\b"
     r"|\bnot\s+(?:without|absent|free of|only|unexpected)\b|\bno\s+(?:lack|absence|doubt)\b(?:\s+of)?"
-    r"|\b(?:near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?|almost|mostly|largely|essentially)\s+(?:complete(?:ly)?\s+)?(?:resolution(?:\s+of)?|resolved|cleared)\b"
-    r"|\bnot\s+(?:seen|present|visible|visuali[sz]ed|identified|evident|noted)\s+(?:on|in)\s+(?:the\s+)?(?:prior|previous|earlier|comparison)\b"
+    r"|\b(?:near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?|almost|mostly|largely"
+    r"|essentially)\s+(?:complete(?:ly)?\s+)?(?:resolution(?:\s+of)?|resolved|cleared)\b"
+    r"|\bnot\s+(?:seen|present|visible|visuali[sz]ed|identified|evident|noted)\s+(?:on|in)\s+(?:the\s+)?(?:prior"
+    r"|previous|earlier|comparison)\b"
 )
 
 _EXCLUDE = r"(?:exclud(?:e|ed|ing)|rul(?:e|ed|ing)\s+out)"
-_NOT_SEEN = r"(?:seen|present|visible|visuali[sz]ed|identified|evident|appreciated|demonstrated|noted|detected|apparent|observed|suspected|found)"
+_NOT_SEEN = (
+    r"(?:seen|present|visible|visuali[sz]ed|identified|evident|appreciated|demonstrated|noted|detected|apparent"
+    r"|observed|suspected|found)"
+)
 _FORWARD_CUES = re.compile(
-    rf"(?P<uncertain_first>\b(?:can\s*not|can't|could\s+not|not\s+possible\s+to|difficult\s+to)\s+(?:\w+ly\s+)?(?:be\s+)?{_EXCLUDE}\b)"
-    r"|(?P<ignored>\b(?:recommend\w*|(?:re)?evaluat(?:e|ion|ed|ing)\s+(?:for|of|to)|assess(?:ment)?\s+(?:for|of)|rule\s+out|r/o|to\s+(?:exclude|ensure|document|confirm)"
+    r"(?P<uncertain_first>\b(?:can\s*not|can't|could\s+not|not\s+possible\s+to"
+    rf"|difficult\s+to)\s+(?:\w+ly\s+)?(?:be\s+)?{_EXCLUDE}\b)"
+    r"|(?P<ignored>\b(?:recommend\w*|(?:re)?evaluat(?:e|ion|ed|ing)\s+(?:for|of|to)|assess(?:ment)?\s+(?:for|of)"
+    r"|rule\s+out|r/o|to\s+(?:exclude|ensure|document|confirm)"
     r"|if\s+(?:clinical\w*|there|symptoms|concern\w*|warranted|persist\w*)|(?:personal\s+)?history\s+of|hx\s+of|h/o"
     r"|clinical\s+(?:history|concern|suspicion|question)(?:\s+(?:of|for))?|(?:in)?sensitiv\w+\s+for|indication))\b"
-    r"|(?P<negative>\b(?:no\s+longer|no|not|without|w/o|negative\s+for|free\s+(?:of|from)|clear\s+of|absence\s+of|absent|nor|neither|never|denies|lack\s+of"
+    r"|(?P<negative>\b(?:no\s+longer|no|not|without|w/o|negative\s+for|free\s+(?:of|from)|clear\s+of|absence\s+of"
+    r"|absent|nor|neither|never|denies|lack\s+of"
     r"|resolution\s+of|clearing\s+of|resolved|rather\s+than|instead\s+of|unlikely\s+to\s+(?:be|represent))\b)"
-    r"|(?P<uncertain>\b(?:possib(?:le|ly|ility)|questionable|question(?:s)?\s+of|questions?|may|might|could|suspicious\s+for|suspicion\s+(?:of|for)|suspect\w*"
-    r"|concern(?:ing|s)?(?:\s+for)?|worrisome\s+for|suggest\w*|equivocal|borderline|perhaps|potential(?:ly)?|indeterminate|differential|less\s+likely)\b)"
+    r"|(?P<uncertain>\b(?:possib(?:le|ly|ility)|questionable|question(?:s)?\s+of|questions?|may|might|could"
+    r"|suspicious\s+for|suspicion\s+(?:of|for)|suspect\w*"
+    r"|concern(?:ing|s)?(?:\s+for)?|worrisome\s+for|suggest\w*|equivocal|borderline|perhaps|potential(?:ly)?"
+    r"|indeterminate|differential|less\s+likely)\b)"
 )
 _DESCRIPTIVE = (
-    r"(?:small|moderate\w*|mild(?:ly)?|minimal(?:ly)?|tiny|trace|large|bilateral|left|right|bibasilar|biapical|severe|marked|patchy|chronic|old|new|low"
-    r"|stable|unchanged|persistent|residual|continued|again|increas\w+|prominent|scattered|multiple|degenerative|calcified|mid|lower)"
+    r"(?:small|moderate\w*|mild(?:ly)?|minimal(?:ly)?|tiny|trace|large|bilateral|left|right|bibasilar|biapical|severe"
+    r"|marked|patchy|chronic|old|new|low"
+    r"|stable|unchanged|persistent|residual|continued|again|increas\w+|prominent|scattered|multiple|degenerative"
+    r"|calcified|mid|lower)"
 )
 _TERMINATOR = re.compile(
-    r"\b(?:but|however|although|though|except|aside\s+from|apart\s+from|other\s+than|besides|otherwise|despite|yet|while|whereas|secondary\s+to|due\s+to)\b"
+    r"\b(?:but|however|although|though|except|aside\s+from|apart\s+from|other\s+than|besides|otherwise|despite|yet"
+    r"|while|whereas|secondary\s+to|due\s+to)\b"
     rf"|[;:]|\bwith\s+(?:an?\s+)?(?:associated\s+|some\s+)?{_DESCRIPTIVE}\b"
-    r"|(?:,\s*(?:and\s+)?|\band\s+)(?:the|there|heart|lungs?|cardiac|stable|unchanged|persistent|again|has|have|is|are|this|these|it)\b"
+    r"|(?:,\s*(?:and\s+)?|\band\s+)(?:the|there|heart|lungs?|cardiac|stable|unchanged|persistent|again|has|have|is|are"
+    r"|this|these|it)\b"
     rf"|\b(?:is|are|was|were)\s+{_NOT_SEEN}\s*(?:,|and)"
 )
 _LIST_BREAK = re.compile(rf"(?:,\s*(?:and\s+)?|\band\s+)(?:an?\s+)?{_DESCRIPTIVE}\b")
 _ALTERNATIVE = re.compile(r"\b(?:or|nor)\b")
 
 _VERB = (
-    r"(?:\b(?:is|are|was|were|has|have|had|appears?)\s+(?:(?:been|now|also|since|completely|subsequently|interval(?:ly)?)\s+)*)"
+    r"(?:\b(?:is|are|was|were|has|have|had|appears?)\s+(?:(?:been|now|also|since|completely|subsequently"
+    r"|interval(?:ly)?)\s+)*)"
 )
 _BACKWARD_CUES = re.compile(
-    rf"(?P<uncertain>{_VERB}?\b(?:(?:can\s*not|can't)\s+(?:\w+ly\s+)?be\s+(?:\w+ly\s+)?{_EXCLUDE}|not\s+(?:\w+ly\s+)?{_EXCLUDE}|difficult\s+to\s+{_EXCLUDE}"
+    rf"(?P<uncertain>{_VERB}?\b(?:(?:can\s*not|can't)\s+(?:\w+ly\s+)?be\s+(?:\w+ly\s+)?{_EXCLUDE}"
+    rf"|not\s+(?:\w+ly\s+)?{_EXCLUDE}|difficult\s+to\s+{_EXCLUDE}"
     rf"|less\s+likely|(?:may|might|could)\s+(?:also\s+)?be\s+(?:present|seen))\b"
-    rf"|{_VERB}(?:possible|suspected|questioned|questionable|equivocal|(?:an?|in\s+the)\s+(?:possibility|consideration|differential))\b)"
-    rf"|(?P<negative>{_VERB}?\b(?:(?:no\s+longer|not)\s+(?:\w+ly\s+)?(?:{_NOT_SEEN}|enlarged|thickened|elevated)|unlikely|resolved|cleared)\b"
+    rf"|{_VERB}(?:possible|suspected|questioned|questionable|equivocal|(?:an?|in\s+the)\s+(?:possibility|consideration"
+    r"|differential))\b)"
+    rf"|(?P<negative>{_VERB}?\b(?:(?:no\s+longer|not)\s+(?:\w+ly\s+)?(?:{_NOT_SEEN}|enlarged|thickened|elevated)"
+    r"|unlikely|resolved|cleared)\b"
     rf"|{_VERB}(?:absent|ruled\s+out|excluded|gone|normal|unremarkable|within\s+normal)\b)"
 )
 _BACKWARD_TERMINATOR = re.compile(
@@ -115,7 +139,8 @@ _SINGULAR = re.compile(r"\s*(?:is|was|has|appears)\b")
 _LAST_CONJUNCT = re.compile(r".*(?:\band\b|,|\bwith\b)", re.DOTALL)
 _ALTERNATIVE_BEFORE = re.compile(r"(?:(?P<versus>\bversus|\bvs\.?|/)|(?P<word>\w+),?\s+(?:and/)?or)\s*(?:[\w-]+\s+){0,2}\Z")
 _ALTERNATIVE_AFTER = re.compile(
-    r"(?:\s+(?!(?:is|are|was|were|with|in|at|and)\b)[\w-]+){0,2},?\s*(?:(?P<versus>\bversus\b|\bvs\b|/)|(?:and/)?\bor\b(?!\s+(?:so|more|less|two)))"
+    r"(?:\s+(?!(?:is|are|was|were|with|in|at|and)\b)[\w-]+){0,2},?\s*(?:(?P<versus>\bversus\b|\bvs\b|/)"
+    r"|(?:and/)?\bor\b(?!\s+(?:so|more|less|two)))"
 )
 _GRADE = frozenset(
     [

@@ -35,31 +35,40 @@ _SIDED = _CENTRAL | {"CT", "MD", "SGC"}
 _SPACES = re.compile(r"\s")
 
 _FILLER = (
-    r"(?:(?:the|an?|any|both|all|old|prior|previous|previously|definite|visible|evidence\s+of|new|other|additional|residual|right|left|bilateral|midline|indwelling|support|tubes?|lines?|catheters?"
-    r"|(?:left|right)-sided|sided|upper|lower|extremity|arm|two|three|one\s+of|seen|noted|basal|basilar|apical|chest\s+wall|dual|single|lumen|temporary|@+)[\s,/-]*|(?:and|or|nor|as\s+well\s+as)\s+)*"
+    r"(?:(?:the|an?|any|both|all|old|prior|previous|previously|definite|visible|evidence\s+of|new|other|additional"
+    r"|residual|right|left|bilateral|midline|indwelling|support|tubes?|lines?|catheters?"
+    r"|(?:left|right)-sided|sided|upper|lower|extremity|arm|two|three|one\s+of|seen|noted|basal|basilar|apical"
+    r"|chest\s+wall|dual|single|lumen|temporary|@+)[\s,/-]*|(?:and|or|nor|as\s+well\s+as)\s+)*"
 )
 _ABSENT_BEFORE = re.compile(rf"\b(?:no|without|w/o|absence\s+of|nor|negative\s+for)\s+{_FILLER}\Z")
 _ABSENT_AFTER = re.compile(
-    r"\s*(?:is|are|was|were)\s+not\s+(?:\w+ly\s+)?(?:seen|present|visible|visuali[sz]ed|identified|in\s+place)\b|\s*(?:is|are)\s+absent\b"
+    r"\s*(?:is|are|was|were)\s+not\s+(?:\w+ly\s+)?(?:seen|present|visible|visuali[sz]ed|identified|in\s+place)\b"
+    r"|\s*(?:is|are)\s+absent\b"
 )
 _REMOVED_BEFORE = re.compile(
     rf"\b(?:removal\s+of|removed|remove|discontinu\w+(?:\s+of)?|explant\w*(?:\s+of)?|withdrawal\s+of)\s+{_FILLER}\Z"
 )
 _REMOVED_AFTER = re.compile(
-    r"[\s,]*(?:(?:has|have|had|is|are|was|were|been|being|now|also|since|interval(?:ly)?|subsequently|both|all|in\s+the\s+interval|previously\s+(?:seen|noted)|seen\s+(?:previously|on\s+\w+))[\s,]+)*"
-    r"(?:removed|removal|discontinued|taken\s+out|pulled(?!\s+back)|explanted|replaced\s+(?:by|with)|exchanged\s+for|no\s+longer)\b"
+    r"[\s,]*(?:(?:has|have|had|is|are|was|were|been|being|now|also|since|interval(?:ly)?|subsequently|both|all"
+    r"|in\s+the\s+interval|previously\s+(?:seen|noted)|seen\s+(?:previously|on\s+\w+))[\s,]+)*"
+    r"(?:removed|removal|discontinued|taken\s+out|pulled(?!\s+back)|explanted|replaced\s+(?:by|with)|exchanged\s+for"
+    r"|no\s+longer)\b"
 )
 _HYPOTHETICAL_BEFORE = re.compile(
-    rf"\b(?:recommend\w*|consider\w*|need\s+for|candidate\s+for|planned|prior\s+to|before|history\s+of|attempted|failed|unsuccessful|versus|suggesting|previous|prior)\s+(?:(?:placement|insertion)\s+(?:of\s+)?)?{_FILLER}\Z"
+    r"\b(?:recommend\w*|consider\w*|need\s+for|candidate\s+for|planned|prior\s+to|before|history\s+of|attempted|failed"
+    rf"|unsuccessful|versus|suggesting|previous|prior)\s+(?:(?:placement|insertion)\s+(?:of\s+)?)?{_FILLER}\Z"
 )
 _FORMER_SITE = re.compile(r"\s*(?:site|tract|scar|defect|track)s?\b")
 _JOIN = re.compile(
-    rf"(?:[\s,/&]|\band\b|\bor\b|\bas well as\b|\bplus\b|{_FILLER}|\b(?:stable|indwelling|sided|dialysis|small|large|bore)\b|-)*\Z"
+    rf"(?:[\s,/&]|\band\b|\bor\b|\bas well as\b|\bplus\b|{_FILLER}|\b(?:stable|indwelling|sided|dialysis|small|large"
+    r"|bore)\b|-)*\Z"
 )
 _CLAUSE_BREAK = re.compile(r";|,|\band\b|\bwith\b|\bwhile\b|\bbut\b|\bthen\b")
 _CONTINUES = re.compile(
-    r"(?:the|its|their|this|these|with|both)?\s*(?:(?:distal|catheter|tube|line|latter|proximal)(?:'s)?\s+)*(?:tips?|side[- ]?ports?|side[- ]?holes?|catheters?|tubes?|lines?|it|this|these|they|device)\b"
-    r"|(?:recommend\w*|consider|suggest)?\s*(?:reposition\w*|advanc\w*|retract\w*|withdraw\w*|pulling\s+back)|recommend\s+(?:reposition|advanc|retract|withdraw)"
+    r"(?:the|its|their|this|these|with|both)?\s*(?:(?:distal|catheter|tube|line|latter|proximal)(?:'s)?\s+)*(?:tips?"
+    r"|side[- ]?ports?|side[- ]?holes?|catheters?|tubes?|lines?|it|this|these|they|device)\b"
+    r"|(?:recommend\w*|consider|suggest)?\s*(?:reposition\w*|advanc\w*|retract\w*|withdraw\w*|pulling\s+back)"
+    r"|recommend\s+(?:reposition|advanc|retract|withdraw)"
 )
 _OWN_TIP = re.compile(r"(?:\s+(?:with|has))?(?:\s+(?:its|the|an?|catheter))?\s+tip\b")
 _NEW_DEVICE = re.compile(r"\b(?:second|another|additional|third|separate)\b")
@@ -70,40 +79,55 @@ _ADVICE = re.compile(
 _MOVE = r"(?:re-?position|advanc|retract|withdraw|pull(?:ed|ing)?\s+back|re-?adjust|adjust)\w*"
 _ADVISE = r"(?:recommend|suggest|advis|consider|requir|should|need|could|would|warrant|indicated)\w*"
 _INCORRECT = re.compile(
-    rf"\b{_ADVISE}[^.;]{{0,60}}?{_MOVE}|\b{_MOVE}[^.;]{{0,60}}?\b{_ADVISE}|\bmal-?\s?(?:position|plac)\w*|\bmisplac\w*|\bkink\w*|\bcoil\w*|\bloop(?:s|ed|ing)?\b|\bdoubled\b|\bfolded\b|\bcurled\b"
-    r"|suboptimal\w*|\btoo\s+(?:high|low|far|deep)|\b(?:high|low)[- ](?:in\s+)?(?:position|lying|riding|placement)\w*|retroflexed|knotted|\bdislodged|\bdisconnected|incorrect\w*|inappropriate\w*|unsatisfactory"
+    rf"\b{_ADVISE}[^.;]{{0,60}}?{_MOVE}|\b{_MOVE}[^.;]{{0,60}}?\b{_ADVISE}|\bmal-?\s?(?:position|plac)\w*|\bmisplac\w*"
+    r"|\bkink\w*|\bcoil\w*|\bloop(?:s|ed|ing)?\b|\bdoubled\b|\bfolded\b|\bcurled\b"
+    r"|suboptimal\w*|\btoo\s+(?:high|low|far|deep)|\b(?:high|low)[- ](?:in\s+)?(?:position|lying|riding|placement)\w*"
+    r"|retroflexed|knotted|\bdislodged|\bdisconnected|incorrect\w*|inappropriate\w*|unsatisfactory"
 )
 _NEGATED = re.compile(r"\b(?:no|not|without|nor|never|neither)\s+(?:\w+\s+){0,3}\Z")
 _POSITION = r"(?:position(?:ing|ed)?|locations?|placement|alignment|course)\b"
 # "in the expected location of the subclavian vein" says where, not that it is right.
 _OWN = r"(?!\s+(?:of|for|in|within)\s+(?!(?:the\s+|an?\s+)?(?:(?:left|right|bilateral)\S*\s+)?@))"
 _CORRECT = re.compile(
-    rf"\b(?:good|satisfactory|appropriate|standard|adequate|acceptable|proper|usual|ideal|optimal|correct|expected|normal|unremarkable)\s+(?:and\s+\w+\s+)?{_POSITION}{_OWN}"
-    r"|\b(?:well|appropriately|satisfactorily|adequately|properly|correctly|optimally)[- ](?:positioned|placed|located|seated)|\bposition\w*\s+(?:is|are|appears?)\s+(?:\w+ly\s+)?(?:satisfactory|appropriate|good|adequate|acceptable|standard)"
+    r"\b(?:good|satisfactory|appropriate|standard|adequate|acceptable|proper|usual|ideal|optimal|correct|expected"
+    rf"|normal|unremarkable)\s+(?:and\s+\w+\s+)?{_POSITION}{_OWN}"
+    r"|\b(?:well|appropriately|satisfactorily|adequately|properly|correctly|optimally)[- ](?:positioned|placed|located"
+    r"|seated)|\bposition\w*\s+(?:is|are|appears?)\s+(?:\w+ly\s+)?(?:satisfactory|appropriate|good|adequate|acceptable"
+    r"|standard)"
 )
 _UNCHANGED = re.compile(
-    r"\bin\s+(?:place|situ|position)\b|\bstable\b|\bunchanged\b|\bno\s+(?:\w+\s+){0,2}change\b|\bnot\s+(?:\w+ly\s+)?changed\b|\b(?:same|similar)\s+(?:position|location|placement)\b|\bsimilar(?:ly)?\s+(?:in\s+)?position"
+    r"\bin\s+(?:place|situ|position)\b|\bstable\b|\bunchanged\b|\bno\s+(?:\w+\s+){0,2}change\b"
+    r"|\bnot\s+(?:\w+ly\s+)?changed\b|\b(?:same|similar)\s+(?:position|location|placement)\b"
+    r"|\bsimilar(?:ly)?\s+(?:in\s+)?position"
 )
 _ELSEWHERE = re.compile(
-    r"(?:,|\bwith(?:out)?\b|\band\b|\bfor\b)[^.;,]*?\b(?:pneumothora|effusion|opaci|atelect|hydropneumo|emphysema|consolidat|edema|heart|lung|cardio|mediastinal contour)\w*.*",
+    r"(?:,|\bwith(?:out)?\b|\band\b|\bfor\b)[^.;,]*?\b(?:pneumothora|effusion|opaci|atelect|hydropneumo|emphysema"
+    r"|consolidat|edema|heart|lung|cardio|mediastinal contour)\w*.*",
     re.DOTALL,
 )
 _TIP_WORD = re.compile(
     r"\btips?\b|\bterminat\w+|\bend(?:s|ing)\b|\bextend\w*|\bproject\w*|\boverl(?:ies|ying|ie)\b|\bdirected\b"
 )
 _TIP_DESCRIBED = re.compile(
-    r"\btips?\b[^.;]{0,40}?\b(?:in|at|over|within|overlying|near|project\w*|terminat\w*|not|obscured|indeterminate|difficult|poorly|above|below)\b|\bterminat\w+\s+(?:in|at|over)|\btip\s+obscured"
+    r"\btips?\b[^.;]{0,40}?\b(?:in|at|over|within|overlying|near|project\w*|terminat\w*|not|obscured|indeterminate"
+    r"|difficult|poorly|above|below)\b|\bterminat\w+\s+(?:in|at|over)|\btip\s+obscured"
 )
 _DISTANCE = re.compile(
-    r"(?P<value>\d+(?:\.\d+)?)(?:\s*(?:-|to)\s*\d+(?:\.\d+)?)?\s*(?P<unit>cm|mm|centimeters?|millimeters?)\s+(?P<direction>above|proximal\s+to|superior\s+to|cephalad\s+to|from|below|inferior\s+to|caudal\s+to|distal\s+to|beyond|past)\s+"
-    r"(?:(?:the|top|level|superior|upper|margin|aspect|border|apex|of|tip)\s+)*(?P<landmark>carina|(?:aortic\s+)?(?:arch|knob))"
+    r"(?P<value>\d+(?:\.\d+)?)(?:\s*(?:-|to)\s*\d+(?:\.\d+)?)?\s*(?P<unit>cm|mm|centimeters?"
+    r"|millimeters?)\s+(?P<direction>above|proximal\s+to|superior\s+to|cephalad\s+to|from|below|inferior\s+to"
+    r"|caudal\s+to|distal\s+to|beyond|past)\s+"
+    r"(?:(?:the|top|level|superior|upper|margin|aspect|border|apex|of|tip)\s+)*(?P<landmark>carina"
+    r"|(?:aortic\s+)?(?:arch|knob))"
 )
 _SIDE_BEFORE = re.compile(
-    r"\b(?P<side>left\s+and\s+right|right\s+and\s+left|left|right|bilateral|bibasilar|biapical|both|midline|bilaterally)(?:[- ]?sided)?[\s-]+(?:(?!(?:and|with|of|no|lung|lobe|in|at|pleural\s+effusion|effusion|pneumothorax)\b)[\w-]+[\s,-]+){0,4}\Z"
+    r"\b(?P<side>left\s+and\s+right|right\s+and\s+left|left|right|bilateral|bibasilar|biapical|both|midline"
+    r"|bilaterally)(?:[- ]?sided)?[\s-]+(?:(?!(?:and|with|of|no|lung|lobe|in|at|pleural\s+effusion|effusion"
+    r"|pneumothorax)\b)[\w-]+[\s,-]+){0,4}\Z"
 )
 _SIDE_INSIDE = re.compile(r"\b(?P<side>left|right)\b")
 _SIDE_AFTER = re.compile(
-    r"[^.;,]{0,40}?(?:\b(?P<side>left|right)[- ](?:sided|approach|arm|upper\s+extremity|chest\s+wall|side|ij|internal\s+jugular\s+approach|subclavian\s+approach|basilic|brachial)\b"
+    r"[^.;,]{0,40}?(?:\b(?P<side>left|right)[- ](?:sided|approach|arm|upper\s+extremity|chest\s+wall|side|ij"
+    r"|internal\s+jugular\s+approach|subclavian\s+approach|basilic|brachial)\b"
     r"|\b(?:on|from)\s+the\s+(?P<side_2>left|right)\b(?!\s+(?:\w+)))"
 )
 _SIDE_CHEST = re.compile(
@@ -125,13 +149,15 @@ _COLLECTION = re.compile(
     r"pleural\s+(?:effusions?|fluid)|\beffusions?\b|(?:hydro|hemo)?pneumothora\w+|h[a]?emothora\w+|hydrothora\w+"
 )
 _SIZEABLE = re.compile(
-    r"\b(?:moderate\w*|large|massive|sizeable|sizable|extensive|tension|significant)\b(?!\s+(?:change|interval|improve|decrease))"
+    r"\b(?:moderate\w*|large|massive|sizeable|sizable|extensive|tension|significant)\b(?!\s+(?:change|interval|improve"
+    r"|decrease))"
 )
 _LARGER = re.compile(
     r"\b(?:increas(?:ed|ing|e)|enlarg(?:ed|ing)|larger|worse|worsen(?:ed|ing)|progress(?:ed|ion|ing|ive)|expanding)\b"
 )
 _WINDOW_BREAK = re.compile(
-    r"[;,]|\bbut\b|\band\b(?=\s+(?:an?\s+)?(?:small|moderate|large|left|right|no|stable|trace|tiny))|\bwith\b|\bwithout\b|\bno\b"
+    r"[;,]|\bbut\b|\band\b(?=\s+(?:an?\s+)?(?:small|moderate|large|left|right|no|stable|trace|tiny))|\bwith\b"
+    r"|\bwithout\b|\bno\b"
 )
 
 
@@ -277,14 +303,15 @@ def _mentions(sentence: str) -> list[_Mention]:
         else:
             found.append(mention)
     if not any(mention.type == "ETT" for mention in found):
-        match = _EXTUBATED.search(sentence) or _INTUBATED.search(sentence)
-        if match:
-            found = sorted([*found, _Mention("ETT", match.start(), match.end())], key=lambda mention: mention.start)
+        intubation = _EXTUBATED.search(sentence) or _INTUBATED.search(sentence)
+        if intubation:
+            found = sorted([*found, _Mention("ETT", intubation.start(), intubation.end())], key=lambda mention: mention.start)
     return found
 
 
 _ROUTE_JOIN = re.compile(
-    r"[\s-]*(?:\(|(?:vein|approach|central|venous|tunneled|dual|double|triple|single|lumen|right|left|sided|access|placed|inserted|catheter|chest|wall|large|bore|\))[\s-]*)*\Z"
+    r"[\s-]*(?:\(|(?:vein|approach|central|venous|tunneled|dual|double|triple|single|lumen|right|left|sided|access"
+    r"|placed|inserted|catheter|chest|wall|large|bore|\))[\s-]*)*\Z"
 )
 
 

@@ -126,7 +126,8 @@ TIP_PLACEMENT = {
 # How reports word the findings (lower case, white space squeezed). `stems`: a sentence without any of them is not searched. In
 # `mention` the group `skip` is a look-alike that is no mention. `normal` states that the finding is absent without naming it.
 _GAP = (
-    r"(?:(?!\b(?:but|with|not|no|which|enlarg|borderline|cardiomegal|abnormal|stable|demonstrate|other)|\benlarg)[^.;:]){0,80}?"
+    r"(?:(?!\b(?:but|with|not|no|which|enlarg|borderline|cardiomegal|abnormal|stable|demonstrate|other)"
+    r"|\benlarg)[^.;:]){0,80}?"
 )
 _NORMAL = r"\b(?:normal|unremarkable|within\s+(?:the\s+)?(?:limits\s+of\s+normal|normal))\b"
 _HEART = r"\b(?:hearts?|cardiac|cardio-?mediastinal|cardio-?pericardial|cardiothymic)\b"
@@ -167,93 +168,125 @@ FINDING_MENTIONS: dict[str, str] = {
     "hyperinflation": (
         r"\b(?:hyper|over)[- ]?(?:inflat|expan|a?erat|disten)\w*|\bhyper-?lucen\w*"
         rf"|flatten\w*[^.;]{{0,50}}{_DIAPHRAGM}|{_DIAPHRAGM}[^.;,]{{0,30}}flatten\w*"
-        r"|\b(?:large|increased|high)\s+lung\s+volumes?|lung\s+volumes?\s+(?:are|is|appear)\s+(?:\w+ly\s+)?(?:increased|large|high)|air[- ]trapping"
+        r"|\b(?:large|increased|high)\s+lung\s+volumes?|lung\s+volumes?\s+(?:are|is|appear)\s+(?:\w+ly\s+)?(?:increased"
+        r"|large|high)|air[- ]trapping"
     ),
     "interstitial_lung_disease_pattern": (
-        r"(?P<skip>interstiti\w+[\s/]+(?:(?:and|or|alveolar|pulmonary|lung)[\s/]+){0,3}o?edema|(?:alveolar\s+(?:and|or)\s+)interstitial\s+o?edema"
-        r"|cystic\s+fibrosis|linear\s+fibrosis|pleural\s+fibrosis)|\binterstiti\w+|\breticul(?!ocyt)\w+|\bfibro(?:sis|tic)\b|honeycomb\w*|\bild\b"
+        r"(?P<skip>interstiti\w+[\s/]+(?:(?:and|or|alveolar|pulmonary|lung)[\s/]+){0,3}o?edema|(?:alveolar\s+(?:and"
+        r"|or)\s+)interstitial\s+o?edema"
+        r"|cystic\s+fibrosis|linear\s+fibrosis|pleural\s+fibrosis)|\binterstiti\w+|\breticul(?!ocyt)\w+|\bfibro(?:sis"
+        r"|tic)\b|honeycomb\w*|\bild\b"
     ),
     "atelectasis": (
-        r"atelecta\w+|collaps\w*[^.;,]{0,25}\b(?:lungs?|lobes?|lobar)\b|\b(?:lungs?|lobes?|lobar|lingular?)\s+(?:\w+\s+){0,2}?collaps\w*"
+        r"atelecta\w+|collaps\w*[^.;,]{0,25}\b(?:lungs?|lobes?|lobar)\b|\b(?:lungs?|lobes?|lobar"
+        r"|lingular?)\s+(?:\w+\s+){0,2}?collaps\w*"
     ),
     "costophrenic_angle_blunting": (
         r"(?:blunt|obliterat)\w*[^.;]{0,60}(?:costo-?\s?phrenic|\bcp\s+angle|sulc(?:us|i)|cost\w+\s+angle)"
         r"|(?:costo-?\s?phrenic|\bcp\s+angle|sulc(?:us|i)|\bcp\b)[^.;]{0,50}(?:blunt|obliterat)\w*"
     ),
     "pleural_effusion": (
-        r"(?P<skip>(?:pericardial|joint|subdural)\s+(?:effusions?|fluid))|(?P<pericardial>pericardial\s+or\s+)?\beffusions?|pleural\s+(?:based\s+)?fluid|fluid\s+in\s+the\s+(?:\w+\s+){0,2}(?:pleura\w*|fissure)"
+        r"(?P<skip>(?:pericardial|joint|subdural)\s+(?:effusions?|fluid))"
+        r"|(?P<pericardial>pericardial\s+or\s+)?\beffusions?|pleural\s+(?:based\s+)?fluid"
+        r"|fluid\s+in\s+the\s+(?:\w+\s+){0,2}(?:pleura\w*|fissure)"
         r"|(?:h[a]?emo|hydro)(?:pneumo)?-?thora\w+|empyema|(?:loculated|fissural)\s+fluid"
     ),
     "pneumothorax": r"pneumo-?\s?thora(?:x|c)\w*|\bptx\b",
     "adenopathy": (
         r"(?P<skip>calcif\w+\s+(?:\w+\s+){0,3}(?:(?:lymph)?adenopath\w+|nodes?))"
-        r"|(?:lymph\s?)?adenopath\w+|(?:enlarge\w*|prominent|bulky)\s+(?:\w+\s+){0,3}(?:lymph\s+)?nodes?\b|nodal\s+enlargement|nodes?\s+(?:is|are|appear)\s+enlarged"
+        r"|(?:lymph\s?)?adenopath\w+|(?:enlarge\w*|prominent|bulky)\s+(?:\w+\s+){0,3}(?:lymph\s+)?nodes?\b"
+        r"|nodal\s+enlargement|nodes?\s+(?:is|are|appear)\s+enlarged"
     ),
     "enlarged_pulmonary_artery": (
-        r"(?:enlarge\w*|prominen\w*|dilat\w*|bulky)\s+(?:(?:of|the|main|central|right|left|and|hilar|bilateral|proximal)\s+)*pulmonary\s+(?:arter(?:y|ies)|trunk|outflow|arterial\s+(?:trunk|segment))"
+        r"(?:enlarge\w*|prominen\w*|dilat\w*|bulky)\s+(?:(?:of|the|main|central|right|left|and|hilar|bilateral"
+        r"|proximal)\s+)*pulmonary\s+(?:arter(?:y|ies)|trunk|outflow|arterial\s+(?:trunk|segment))"
         r"|pulmonary\s+(?:arter(?:y|ies|ial)|trunk|outflow\s+tract)[^.,;]{0,40}(?:enlarge|prominen|dilat)\w*"
     ),
     "arterial_calcification": (
-        r"(?P<skip>(?:aortic|mitral)\s+(?:valv\w+|annul\w+)[^.;,]{0,20}calcif\w*|calcif\w*[^.;,]{0,20}(?:aortic|mitral)\s+(?:valv\w+|annul\w+)"
+        r"(?P<skip>(?:aortic|mitral)\s+(?:valv\w+|annul\w+)[^.;,]{0,20}calcif\w*|calcif\w*[^.;,]{0,20}(?:aortic"
+        r"|mitral)\s+(?:valv\w+|annul\w+)"
         r"|calcif\w*\s+(?:\w+\s+){0,3}(?:granulom\w+|nod\w+|lymph))"
         rf"|athero(?:scl|mat)\w+|arterioscl\w+|calcif\w*[^.;,]{{0,45}}?{_ARTERY}|{_ARTERY}[^.;,]{{0,45}}?calcif\w*"
     ),
     "osseous_abnormalities": (
         r"(?P<skip>wires?[^.;,]{0,30}fractur\w*|fractur\w*\s+(?:\w+\s+){0,2}wires?)"
-        r"|degenerat\w+|osteo(?:phy|pen|por|arth|chon|lys|lyt)\w+|\bspondyl\w+|\w*scoliosis|\w*scoliotic|kypho\w+|demineral\w+|fractur\w*|\barthr(?:i|os|op)\w+|\bspur(?:s|ring)?\b"
-        r"|hyperostosis|\bdish\b|\bpectus\b|(?:compression|vertebral|ribs?|clavic\w+|bony|osseous|wedg\w+|chest\s+wall|humer\w+|sternal|shoulder|body)\s+(?:\w+\s+)?deformit\w+"
-        r"|deformit\w+\s+(?:of|involving|in|within)\s+(?:the\s+)?(?:\w+\s+){0,4}(?:ribs?|clavicle|vertebra\w*|humerus|sternum|body|bodies|spine|shoulder)|wedging|wedge\s+compression"
-        r"|(?:vertebral|body)\s+height\s+loss|loss\s+of\s+(?:vertebral\s+)?(?:body\s+)?height|(?:lytic|blastic|sclerotic|destructive|osseous|bony|bone)\s+(?:metasta\w+|lesions?)"
-        r"|dis[ck]\s+(?:space\s+)?(?:narrowing|disease|height)|sublux\w+|dislocat\w+|(?:cervical|bifid)\s+ribs?|exosto\w+|bone\s+island|(?:osseous|bony|skeletal)\s+metasta\w+"
-        r"|endplate|hypertrophic\s+(?:\w+\s+)?(?:change|spur|endplate)\w*|(?:spinal|spine)\s+curvature|curvature\s+of\s+the\s+(?:\w+\s+)?spine|(?:avascular|aseptic)\s+necrosis|\bpaget\w*|callus|ankylos\w+|schmorl\w*"
+        r"|degenerat\w+|osteo(?:phy|pen|por|arth|chon|lys|lyt)\w+|\bspondyl\w+|\w*scoliosis|\w*scoliotic|kypho\w+"
+        r"|demineral\w+|fractur\w*|\barthr(?:i|os|op)\w+|\bspur(?:s|ring)?\b"
+        r"|hyperostosis|\bdish\b|\bpectus\b|(?:compression|vertebral|ribs?|clavic\w+|bony|osseous|wedg\w+|chest\s+wall"
+        r"|humer\w+|sternal|shoulder|body)\s+(?:\w+\s+)?deformit\w+"
+        r"|deformit\w+\s+(?:of|involving|in|within)\s+(?:the\s+)?(?:\w+\s+){0,4}(?:ribs?|clavicle|vertebra\w*|humerus"
+        r"|sternum|body|bodies|spine|shoulder)|wedging|wedge\s+compression"
+        r"|(?:vertebral|body)\s+height\s+loss|loss\s+of\s+(?:vertebral\s+)?(?:body\s+)?height|(?:lytic|blastic"
+        r"|sclerotic|destructive|osseous|bony|bone)\s+(?:metasta\w+|lesions?)"
+        r"|dis[ck]\s+(?:space\s+)?(?:narrowing|disease|height)|sublux\w+|dislocat\w+|(?:cervical|bifid)\s+ribs?"
+        r"|exosto\w+|bone\s+island|(?:osseous|bony|skeletal)\s+metasta\w+"
+        r"|endplate|hypertrophic\s+(?:\w+\s+)?(?:change|spur|endplate)\w*|(?:spinal|spine)\s+curvature"
+        r"|curvature\s+of\s+the\s+(?:\w+\s+)?spine|(?:avascular|aseptic)\s+necrosis|\bpaget\w*|callus|ankylos\w+"
+        r"|schmorl\w*"
         r"|rib\s+(?:resection|defect)|thoracotomy\s+(?:change|defect|deformit)\w*"
     ),
     "rib_fracture": r"\bribs?\b[^.;]{0,50}fractur\w*|fractur\w*[^.;]{0,40}\bribs?\b",
     "bronchial_wall_thickening": (
-        r"\b(?:peri)?-?bronch\w*\s+(?:(?:and|or)\s+\w+\s+)?(?:wall\s+)?(?:thicken\w*|cuffing)|bronchitic|thicken\w*\s+(?:of\s+)?(?:the\s+)?(?:peri)?(?:bronch\w+|airway)"
+        r"\b(?:peri)?-?bronch\w*\s+(?:(?:and|or)\s+\w+\s+)?(?:wall\s+)?(?:thicken\w*|cuffing)|bronchitic"
+        r"|thicken\w*\s+(?:of\s+)?(?:the\s+)?(?:peri)?(?:bronch\w+|airway)"
         r"|airways?\s+(?:wall\s+)?thicken\w*|\bcuffing\b"
     ),
-    "hernia": r"(?P<skip>(?:inguinal|umbilical|ventral|abdominal|incisional|femoral)\s+(?:wall\s+)?hernia\w*)|\bhernias?\b|intrathoracic\s+stomach",
-    "subcutaneous_air": r"subcutaneous\s+(?:\w+\s+){0,2}?(?:emphysema|gas|air)\b|(?:soft\s+tissues?|chest\s+wall)\s+(?:emphysema|gas|air)\b",
+    "hernia": r"(?P<skip>(?:inguinal|umbilical|ventral|abdominal|incisional|femoral)\s+(?:wall\s+)?hernia\w*)"
+    r"|\bhernias?\b|intrathoracic\s+stomach",
+    "subcutaneous_air": r"subcutaneous\s+(?:\w+\s+){0,2}?(?:emphysema|gas|air)\b|(?:soft\s+tissues?"
+    r"|chest\s+wall)\s+(?:emphysema|gas|air)\b",
     "opacity": (
-        r"(?P<skip>(?:bone|bony|breast|metal\w*|calcif\w*|calcific|surgical|foreign|radio\w*|mineral|osseous|nodular|soft\s+tissue)\s+densit\w+|pneumoni\w*ectomy)"
-        r"|(?<!radio)(?<!radio-)opaci\w+|consolidat\w+|infiltrat\w+|air[- ]?spaces?\b|\bdensit(?:y|ies)\b|\bhaz(?:e|y|iness)\b|ground[- ]?glass|alveolar\s+(?:disease|process|filling)"
+        r"(?P<skip>(?:bone|bony|breast|metal\w*|calcif\w*|calcific|surgical|foreign|radio\w*|mineral|osseous|nodular"
+        r"|soft\s+tissue)\s+densit\w+|pneumoni\w*ectomy)"
+        r"|(?<!radio)(?<!radio-)opaci\w+|consolidat\w+|infiltrat\w+|air[- ]?spaces?\b|\bdensit(?:y|ies)\b|\bhaz(?:e|y"
+        r"|iness)\b|ground[- ]?glass|alveolar\s+(?:disease|process|filling)"
     ),
     "vascular_congestion": (
         r"(?P<skip>congestive\s+(?:heart|cardiac)\s+failure)"
-        r"|\b(?:vascular|venous|vessels?|vasculature|vascularity|hilar)\s+(?:congest\w*|engorge\w*|prominence|redistribution|fullness)|\bcongest(?:ion|ed|ive\s+changes?)\b|cephali[sz]ation"
-        rf"|pulmonary\s+venous\s+hypertension|(?:prominen\w*|engorge\w*|increased|congested|distended|distention)\s+(?:of\s+)?(?:the\s+)?{_VESSELS}"
-        r"|(?:pulmonary|central|hilar)\s+(?:vascul\w+|vessels|veins)[^.;,]{0,40}(?:prominen\w*|engorge\w*|congest\w*|increased|distended|redistribut\w*)"
+        r"|\b(?:vascular|venous|vessels?|vasculature|vascularity|hilar)\s+(?:congest\w*|engorge\w*|prominence"
+        r"|redistribution|fullness)|\bcongest(?:ion|ed|ive\s+changes?)\b|cephali[sz]ation"
+        r"|pulmonary\s+venous\s+hypertension|(?:prominen\w*|engorge\w*|increased|congested|distended"
+        rf"|distention)\s+(?:of\s+)?(?:the\s+)?{_VESSELS}"
+        r"|(?:pulmonary|central|hilar)\s+(?:vascul\w+|vessels|veins)[^.;,]{0,40}(?:prominen\w*|engorge\w*|congest\w*"
+        r"|increased|distended|redistribut\w*)"
     ),
     "cardiomegaly": (
-        rf"cardiomegal\w*|{_HEART}[^.;]{{0,60}}?\b(?:enlarge\w*|large|increased\s+in\s+size)\b|\b(?:enlarge(?:d|ment)|large)\s+(?:of\s+)?(?:the\s+)?(?:\w+\s+)?{_HEART}(?!\s+failure)"
+        rf"cardiomegal\w*|{_HEART}[^.;]{{0,60}}?\b(?:enlarge\w*|large|increased\s+in\s+size)\b|\b(?:enlarge(?:d|ment)"
+        rf"|large)\s+(?:of\s+)?(?:the\s+)?(?:\w+\s+)?{_HEART}(?!\s+failure)"
     ),
     "diaphragm_elevation": rf"elevat\w*[^.;,]{{0,40}}{_DIAPHRAGM}|{_DIAPHRAGM}[^.;,]{{0,40}}elevat\w*|eventrat\w+",
-    "pulmonary_edema": r"(?P<skip>(?:soft\s+tissue|peripheral|subcutaneous|chest\s+wall|body\s+wall|leg|extremity|pedal)\s+o?edema)|\bo?edema\w*",
+    "pulmonary_edema": r"(?P<skip>(?:soft\s+tissue|peripheral|subcutaneous|chest\s+wall|body\s+wall|leg|extremity"
+    r"|pedal)\s+o?edema)|\bo?edema\w*",
 }
 
 FINDING_NORMAL: dict[str, str] = {
     "hyperinflation": rf"normally\s+(?:inflated|expanded|aerated)|normal\s+lung\s+volumes?|lung\s+volumes?{_GAP}{_NORMAL}",
     "interstitial_lung_disease_pattern": rf"normal\s+interstitial|interstiti\w+{_GAP}{_NORMAL}",
     "costophrenic_angle_blunting": (
-        rf"(?:costophrenic|\bcp)\s+\w+{_GAP}\b(?:sharp|clear|normal|unremarkable|preserved|within\s+normal)|\b(?:sharp|clear|normal)\s+(?:\w+\s+){{0,2}}costophrenic"
+        rf"(?:costophrenic|\bcp)\s+\w+{_GAP}\b(?:sharp|clear|normal|unremarkable|preserved|within\s+normal)|\b(?:sharp"
+        rf"|clear|normal)\s+(?:\w+\s+){{0,2}}costophrenic"
     ),
     "enlarged_pulmonary_artery": rf"pulmonary\s+arter\w+{_GAP}{_NORMAL}",
     "osseous_abnormalities": (
         rf"{_BONES}{_GAP}(?:{_NORMAL}|\bintact\b)|\b(?:normal|intact|unremarkable)\s+(?:\w+\s+)?{_BONES}"
-        rf"|\bno\s+(?:(?:significant|definite|other|obvious|focal|gross|evidence\s+of|evident)\s+)*{_BONES}\s+(?:structural\s+)?abnormalit"
+        r"|\bno\s+(?:(?:significant|definite|other|obvious|focal|gross|evidence\s+of"
+        rf"|evident)\s+)*{_BONES}\s+(?:structural\s+)?abnormalit"
     ),
     "rib_fracture": r"\bribs\s+(?:are|appear)\s+(?:\w+ly\s+)?intact",
     "opacity": (
-        r"\blungs?\b(?!\s+(?:volumes?|apices|disease|cancer|nodul|mass))(?:(?!\b(?:not|no|which|volumes?|abnormal|clear\w)\b)[^.;:]){0,70}?" + _LUNG_NORMAL +
+        r"\blungs?\b(?!\s+(?:volumes?|apices|disease|cancer|nodul|mass))(?:(?!\b(?:not|no|which|volumes?|abnormal"
+        r"|clear\w)\b)[^.;:]){0,70}?" + _LUNG_NORMAL +
         r"|\b(?:clear|normal)\s+(?:\w+\s+)?lungs?\b(?!\s+vol)"
     ),
     "vascular_congestion": (
-        rf"\b(?:vascularity|vasculature|vasculatures|vascular\s+(?:markings?|pattern|structures|caliber)|pulmonary\s+(?:vessels|veins)){_GAP}{_NORMAL}"
+        r"\b(?:vascularity|vasculature|vasculatures|vascular\s+(?:markings?|pattern|structures|caliber)"
+        rf"|pulmonary\s+(?:vessels|veins)){_GAP}{_NORMAL}"
         r"|\bnormal\s+(?:\w+\s+){0,2}(?:vascularity|vasculature|vascular\s+(?:markings?|pattern))"
     ),
     "cardiomegaly": (
-        rf"{_HEART}{_GAP}(?:{_NORMAL}|\b(?:upper|top|high)[- ]+(?:limits?\s+(?:of\s+)?)?normal)|\bnormal(?:[- ]sized?)?\s+(?:\w+\s+){{0,2}}{_HEART}|(?:upper|top)\s+(?:limits?\s+(?:of\s+)?)?normal\s+(?:\w+\s+)?{_HEART}"
+        rf"{_HEART}{_GAP}(?:{_NORMAL}|\b(?:upper|top|high)[- ]+(?:limits?\s+(?:of\s+)?)?normal)"
+        rf"|\bnormal(?:[- ]sized?)?\s+(?:\w+\s+){{0,2}}{_HEART}|(?:upper"
+        rf"|top)\s+(?:limits?\s+(?:of\s+)?)?normal\s+(?:\w+\s+)?{_HEART}"
     ),
     "diaphragm_elevation": rf"diaphragms?\b{_GAP}{_NORMAL}",
 }  # fmt: skip
@@ -269,55 +302,80 @@ NOT_DENIED_BY_PARTS = frozenset({"osseous_abnormalities"})
 
 # How reports word the devices (lower case, white space squeezed), tried in this order at each place. `skip`: look-alikes.
 _LINE = r"(?:lines?|catheters?|cvcs?|cvls?|sheaths?|introducers?|cordis)"
-_VENOUS = r"(?:(?:approach|vein|central|venous|access|vascular|dialysis|hemodialysis|tunneled|triple[- ]lumen|double[- ]lumen|dual[- ]lumen|large[- ]bore|temporary)\s+)*"
+_VENOUS = (
+    r"(?:(?:approach|vein|central|venous|access|vascular|dialysis|hemodialysis|tunneled|triple[- ]lumen|double[- ]lumen"
+    r"|dual[- ]lumen|large[- ]bore|temporary)\s+)*"
+)
 TUBE_MENTIONS: dict[str, str] = {
     "skip": (
-        r"side[- ]?(?:ports?|holes?)|(?:gastrostomy|jejunostomy|percutaneous|peg)\s+(?:feeding\s+|gastric\s+|enteric\s+)?tubes?|(?:pericardial|biliary|hepatic|abdominal|nephrostomy|ureteral|surgical)"
-        r"\s+(?:pigtail\s+)?(?:catheters?|drains?|tubes?)|pigtail\s+(?:nephrostomy|biliary|pericardial|ureteral)\s+\w+|trache(?:al|ostomy)\s+(?:stent|scar|defect)|(?:left|right)\s+port\s+side"
+        r"side[- ]?(?:ports?|holes?)|(?:gastrostomy|jejunostomy|percutaneous|peg)\s+(?:feeding\s+|gastric\s+"
+        r"|enteric\s+)?tubes?|(?:pericardial|biliary|hepatic|abdominal|nephrostomy|ureteral|surgical)"
+        r"\s+(?:pigtail\s+)?(?:catheters?|drains?|tubes?)|pigtail\s+(?:nephrostomy|biliary|pericardial|ureteral)\s+\w+"
+        r"|trache(?:al|ostomy)\s+(?:stent|scar|defect)|(?:left|right)\s+port\s+side"
     ),
-    "SGC": r"swan[- ]?ganz(?:\s+(?:catheters?|lines?))?|\bswan\b|pulmonary\s+arter(?:y|ial)\s+(?:catheters?|lines?)|\bpa\s+(?:catheters?|lines?)",
-    "IABP": r"intra-?\s?aortic\s+(?:counterpulsation\s+)?balloon(?:\s+(?:pump|catheter|counterpulsation)s?)?(?:\s+(?:device|catheter))?(?:\s*\(iabp\))?|\biabp\b|(?:aortic\s+)?balloon\s+pump",
-    "ETT": r"endotracheal(?:\s+tubes?)?(?:\s*\(ett\))?|\be\.?t\.?\s+tubes?|\bett\b|\bet\b(?=(?:,|\s+and|/)\s*(?:ng|og|naso|oro|enteric|feeding|dobb))",
+    "SGC": r"swan[- ]?ganz(?:\s+(?:catheters?|lines?))?|\bswan\b|pulmonary\s+arter(?:y|ial)\s+(?:catheters?|lines?)"
+           r"|\bpa\s+(?:catheters?|lines?)",
+    "IABP": r"intra-?\s?aortic\s+(?:counterpulsation\s+)?balloon(?:\s+(?:pump|catheter"
+            r"|counterpulsation)s?)?(?:\s+(?:device|catheter))?(?:\s*\(iabp\))?|\biabp\b|(?:aortic\s+)?balloon\s+pump",
+    "ETT": r"endotracheal(?:\s+tubes?)?(?:\s*\(ett\))?|\be\.?t\.?\s+tubes?|\bett\b|\bet\b(?=(?:,|\s+and|/)\s*(?:ng|og"
+           r"|naso|oro|enteric|feeding|dobb))",
     "TT": r"tracheostom\w+(?:\s+(?:tubes?|cannulas?|appliances?|device))?|\btrach\b(?:\s+tube)?",
     "MD": (
-        r"mediastinal\s+(?:chest\s+)?(?:drains?|tubes?|drainage\s+\w+|catheters?)|\bmediastinal(?=(?:,|\s+and|/)\s*(?:\w+\s+){0,3}(?:chest|pleural|thoracostomy)\s+(?:tubes?|drains?))"
+        r"mediastinal\s+(?:chest\s+)?(?:drains?|tubes?|drainage\s+\w+|catheters?)|\bmediastinal(?=(?:,|\s+and"
+        r"|/)\s*(?:\w+\s+){0,3}(?:chest|pleural|thoracostomy)\s+(?:tubes?|drains?))"
         r"|(?:sub|retro)sternal\s+drains?"
     ),
     "CT": (
-        r"\bpigtail(?:\s+(?:pleural|chest|thoracostomy|drainage))?\s+(?:catheters?|drains?|tubes?)|\bpigtails?\b|\b(?:chest|pleural)\s+(?:drainage\s+|pigtail\s+)?(?:tubes?|drains?|catheters?)"
-        r"|thoracostomy(?:\s+(?:tubes?|catheters?|drains?))?|pleur-?x(?:\s+(?:catheters?|drains?|tubes?))?|intercostal\s+(?:drains?|tubes?)|drainage\s+(?:catheters?|tubes?)|(?:thoracic|basal|basilar|apical)\s+drains?"
+        r"\bpigtail(?:\s+(?:pleural|chest|thoracostomy|drainage))?\s+(?:catheters?|drains?|tubes?)|\bpigtails?\b"
+        r"|\b(?:chest|pleural)\s+(?:drainage\s+|pigtail\s+)?(?:tubes?|drains?|catheters?)"
+        r"|thoracostomy(?:\s+(?:tubes?|catheters?|drains?))?|pleur-?x(?:\s+(?:catheters?|drains?|tubes?))?"
+        r"|intercostal\s+(?:drains?|tubes?)|drainage\s+(?:catheters?|tubes?)|(?:thoracic|basal|basilar|apical)\s+drains?"
     ),
     "NGT": (
-        r"(?:naso|oro)-?(?:gastric|enteric|jejunal|duodenal)(?:\s+(?:feeding\s+)?(?:tubes?|catheters?))?|entero?gastric\s+tubes?|esophagogastric\s+tubes?"
-        r"|(?:\b(?:enteric|feeding|gastric|weighted|sump|corpak|keofeed|ng|og)|dobb?-?\s?hoff\w*)\s+(?:feeding\s+|enteric\s+)?(?:tubes?|catheters?)|dobb?-?\s?hoff\w*|\b[no]gt\b|\bdht\b"
+        r"(?:naso|oro)-?(?:gastric|enteric|jejunal|duodenal)(?:\s+(?:feeding\s+)?(?:tubes?|catheters?))?"
+        r"|entero?gastric\s+tubes?|esophagogastric\s+tubes?"
+        r"|(?:\b(?:enteric|feeding|gastric|weighted|sump|corpak|keofeed|ng|og)|dobb?-?\s?hoff\w*)\s+(?:feeding\s+"
+        r"|enteric\s+)?(?:tubes?|catheters?)|dobb?-?\s?hoff\w*|\b[no]gt\b|\bdht\b"
         r"|\b(?:ng|og|enteric)\b(?=(?:,|\s+and|/)\s*(?:\w+\s+){0,2}tubes?)"
     ),
-    "PICC": r"\bpiccs?\b(?:\s+(?:lines?|catheters?))?|peripherally\s+inserted\s+(?:central\s+)?(?:venous\s+)?(?:catheters?|lines?)(?:\s*\(picc\))?",
+    "PICC": r"\bpiccs?\b(?:\s+(?:lines?|catheters?))?"
+            r"|peripherally\s+inserted\s+(?:central\s+)?(?:venous\s+)?(?:catheters?|lines?)(?:\s*\(picc\))?",
     "SC": (
-        r"port-?\s?a-?\s?cath\w*|porta-?\s?cath\w*|\bmedi-?ports?|power-?ports?|infus[ea]-?a?-?ports?|(?:venous|vascular)\s+access\s+(?:ports?|devices?)|\bports?(?:\s+catheters?)?\b"
-        rf"|\bsubclavian\s+(?:vein\s+)?{_VENOUS}(?:{_LINE}|ports?)|\bsubclavian\s+approach|(?:via|from)\s+(?:an?\s+|the\s+)?(?:left\s+|right\s+)?subclavian(?:\s+(?:vein|approach))*"
+        r"port-?\s?a-?\s?cath\w*|porta-?\s?cath\w*|\bmedi-?ports?|power-?ports?|infus[ea]-?a?-?ports?|(?:venous"
+        r"|vascular)\s+access\s+(?:ports?|devices?)|\bports?(?:\s+catheters?)?\b"
+        rf"|\bsubclavian\s+(?:vein\s+)?{_VENOUS}(?:{_LINE}|ports?)|\bsubclavian\s+approach|(?:via|from)\s+(?:an?\s+"
+        r"|the\s+)?(?:left\s+|right\s+)?subclavian(?:\s+(?:vein|approach))*"
     ),
     "IJ": (
-        rf"\b(?:internal\s+jugular|jugular|ij)\s+(?:vein\s+)?{_VENOUS}{_LINE}|\b(?:internal\s+jugular|ij)\s+(?:vein\s+)?approach"
+        rf"\b(?:internal\s+jugular|jugular|ij)\s+(?:vein\s+)?{_VENOUS}{_LINE}|\b(?:internal\s+jugular"
+        r"|ij)\s+(?:vein\s+)?approach"
         r"|(?:via|from|through)\s+(?:an?\s+|the\s+)?(?:left\s+|right\s+)?(?:internal\s+jugular|ij)(?:\s+(?:vein|approach))*"
     ),
     "CVC": (
-        rf"\bcentral\s+(?:venous\s+|vascular\s+)?(?:access\s+)?{_LINE}|\bcv[cl]s?\b|(?:hemo)?dialysis\s+{_LINE}|perma-?cath\w*|hickman\w*(?:\s+{_LINE})?|broviac|groshong|quinton|vas-?cath\w*"
-        rf"|\bvenous\s+{_LINE}|vascular\s+(?:catheters?|sheaths?)|(?:tunneled|triple[- ]lumen|double[- ]lumen|dual[- ]lumen)\s+(?:\w+\s+)?{_LINE}"
+        rf"\bcentral\s+(?:venous\s+|vascular\s+)?(?:access\s+)?{_LINE}|\bcv[cl]s?\b|(?:hemo)?dialysis\s+{_LINE}"
+        rf"|perma-?cath\w*|hickman\w*(?:\s+{_LINE})?|broviac|groshong|quinton|vas-?cath\w*"
+        rf"|\bvenous\s+{_LINE}|vascular\s+(?:catheters?|sheaths?)|(?:tunneled|triple[- ]lumen|double[- ]lumen"
+        rf"|dual[- ]lumen)\s+(?:\w+\s+)?{_LINE}"
     ),
 }  # fmt: skip
-UNNAMED_DEVICES = r"\b(?:lines?\s*(?:and|/|&)\s*tubes?|tubes?\s*(?:and|/|&)\s*(?:lines?|catheters?)|support(?:ing|ive)?\s+(?:devices?|apparatus|lines?|hardware|tubes?|equipment)|lines,?\s+tubes)\b"
+UNNAMED_DEVICES = (
+    r"\b(?:lines?\s*(?:and|/|&)\s*tubes?|tubes?\s*(?:and|/|&)\s*(?:lines?|catheters?)|support(?:ing|ive)?\s+(?:devices?"
+    r"|apparatus|lines?|hardware|tubes?|equipment)|lines,?\s+tubes)\b"
+)
 """Devices that are spoken of without a name ("support lines are unchanged"): which ones are present is not known."""
 UNNAMED_ABSENT = rf"\bno\s+(?:visible\s+|indwelling\s+|support\s+)?(?:{UNNAMED_DEVICES[2:]})"
 
 _CARINA = r"(?:the\s+)?(?:level\s+of\s+the\s+)?carina"
 _VEINS = {
-    "cavoatrial junction": r"cavo-?\s?atrial|atrio-?\s?caval|(?:svc|superior\s+vena\s+cava|caval)[\s/-]*(?:and\s+|-\s*)?(?:the\s+)?(?:right\s+)?(?:ra\b|atri\w+)?[\s-]*junction",
-    "upper right atrium": r"(?:upper|high|superior|proximal)\s+(?:portion\s+of\s+(?:the\s+)?)?right\s+atri\w+|(?:upper|high)\s+ra\b",
+    "cavoatrial junction": r"cavo-?\s?atrial|atrio-?\s?caval|(?:svc|superior\s+vena\s+cava|caval)[\s/-]*(?:and\s+"
+    r"|-\s*)?(?:the\s+)?(?:right\s+)?(?:ra\b|atri\w+)?[\s-]*junction",
+    "upper right atrium": r"(?:upper|high|superior|proximal)\s+(?:portion\s+of\s+(?:the\s+)?)?right\s+atri\w+|(?:upper"
+    r"|high)\s+ra\b",
     "right atrium": r"right\s+atri\w+|\bra\b|\batrium",
     "right ventricle": r"right\s+ventric\w+|\brv\b",
     "IVC": r"inferior\s+vena\s+cava|\bivc\b|hepatic\s+vein",
-    "SVC": r"(?:brachiocephalic|innominate)[^.;,]{0,20}(?:svc|vena\s+cava|confluence|junction)|\bsvc\b|(?<!inferior )vena\s+cava|caval\s+confluence",
+    "SVC": r"(?:brachiocephalic|innominate)[^.;,]{0,20}(?:svc|vena\s+cava|confluence|junction)|\bsvc\b"
+    r"|(?<!inferior )vena\s+cava|caval\s+confluence",
     "azygos vein": r"azygos",
     "brachiocephalic vein": r"brachiocephalic|innominate",
     "axillary vein": r"axilla\w*",
@@ -330,10 +388,12 @@ TIP_PATTERNS: dict[str, dict[str, str]] = {
     "ETT": {
         "main bronchus": r"main\s?-?stem|\bbronch(?:us|i)\b|below\s+(?:the\s+)?carina",
         "esophagus": r"o?esophag\w+",
-        "less than 2 cm above carina": rf"(?:just|slightly|immediately|barely|shortly)\s+above\s+{_CARINA}|(?:close|near)\s+(?:to\s+)?{_CARINA}",
+        "less than 2 cm above carina": rf"(?:just|slightly|immediately|barely|shortly)\s+above\s+{_CARINA}|(?:close"
+                        rf"|near)\s+(?:to\s+)?{_CARINA}",
         "above carina": rf"(?:above|proximal\s+to|superior\s+to|cephalad\s+to)\s+{_CARINA}",
         "at carina": rf"(?:at|over|on|to|near)\s+{_CARINA}|\bcarina",
-        "above thoracic inlet": r"above\s+(?:the\s+)?(?:level\s+of\s+)?(?:the\s+)?(?:thoracic\s+inlet|(?:medial\s+)?clavic\w+)|\bc[4-7]\b",
+        "above thoracic inlet": r"above\s+(?:the\s+)?(?:level\s+of\s+)?(?:the\s+)?(?:thoracic\s+inlet"
+                        r"|(?:medial\s+)?clavic\w+)|\bc[4-7]\b",
         "at thoracic inlet": r"thoracic\s+inlet|clavic\w+",
         "mid trachea": r"trachea\w*|aortic\s+(?:arch|knob)|\bt[2-5]\b",
     },
@@ -346,21 +406,26 @@ TIP_PATTERNS: dict[str, dict[str, str]] = {
     },
     "NGT": {
         "side port above gastroesophageal junction": (
-            r"side[- ]?(?:ports?|holes?)(?:(?!below|beyond|past|distal\s+to|stomach)[^.;]){0,60}(?:gastro-?esophageal|\bge\s+junction|\bgej?\b|o?esophag)"
+            r"side[- ]?(?:ports?|holes?)(?:(?!below|beyond|past|distal\s+to|stomach)[^.;]){0,60}(?:gastro-?esophageal"
+            r"|\bge\s+junction|\bgej?\b|o?esophag)"
         ),
         "airway": r"bronch\w+|trachea\w*|airway|right\s+lung|left\s+lung|lower\s+lobe",
         "duodenum or beyond": r"duoden\w+|jejun\w+|post-?\s?pyloric|treitz",
         "stomach": r"stomach|\bgastric\b|fundus|antrum|pylor\w+|left\s+upper\s+quadrant",
         "below diaphragm": (
-            r"(?:below|beneath|beyond|past|distal\s+to)\s+(?:the\s+)?(?:\w+\s+)?(?:(?:hemi)?diaphragm\w*|gastro-?esophageal|ge\s+junction|gej)|(?:sub|infra)-?diaphragm\w*"
-            r"|(?:off|below|beyond|outside|inferior\s+to)\s+(?:of\s+)?(?:the\s+)?(?:inferior|lower|bottom|film|image|field|edge|margin)|not\s+(?:included|imaged|visuali[sz]ed|seen)|out\s+of\s+(?:the\s+)?(?:field|view)|upper\s+abdomen"
+            r"(?:below|beneath|beyond|past|distal\s+to)\s+(?:the\s+)?(?:\w+\s+)?(?:(?:hemi)?diaphragm\w*"
+            r"|gastro-?esophageal|ge\s+junction|gej)|(?:sub|infra)-?diaphragm\w*"
+            r"|(?:off|below|beyond|outside|inferior\s+to)\s+(?:of\s+)?(?:the\s+)?(?:inferior|lower|bottom|film|image"
+            r"|field|edge|margin)|not\s+(?:included|imaged|visuali[sz]ed|seen)|out\s+of\s+(?:the\s+)?(?:field|view)"
+            r"|upper\s+abdomen"
         ),
         "gastroesophageal junction": r"gastro-?esophageal|\bge\s+junction|\bgej\b",
         "esophagus": r"o?esophag\w+|mid\s?-?thorax|\bchest\b",
     },
     "SGC": {
         "pulmonary outflow tract": r"outflow\s+tract|\brvot\b|pulmonic\s+valve|pulmonary\s+valve",
-        "distal pulmonary artery": r"(?:distal|segmental|subsegmental|peripheral|distally)[^.;,]{0,40}(?:pulmonary|arter\w+|branch)|(?:lower|upper|middle)\s+lobe\s+(?:pulmonary|branch|arter)",
+        "distal pulmonary artery": r"(?:distal|segmental|subsegmental|peripheral|distally)[^.;,]{0,40}(?:pulmonary"
+                        r"|arter\w+|branch)|(?:lower|upper|middle)\s+lobe\s+(?:pulmonary|branch|arter)",
         "pulmonary artery": r"pulmonary\s+(?:arter\w+|trunk)|\bpa\b|interlobar|pulmonary\s+outflow|\bhil(?:um|ar)",
         "right ventricle": r"right\s+ventric\w+|\brv\b",
         "right atrium": r"right\s+atri\w+|\bra\b",
@@ -368,13 +433,18 @@ TIP_PATTERNS: dict[str, dict[str, str]] = {
         "SVC": r"\bsvc\b|superior\s+vena\s+cava",
     },
     "CT": {
-        "side port outside rib cage": r"side[- ]?(?:ports?|holes?)[^.;]{0,60}(?:outside|extra-?thoracic|chest\s+wall|subcutaneous|soft\s+tissue|external|beyond|lateral\s+to)",
+        "side port outside rib cage": r"side[- ]?(?:ports?|holes?)[^.;]{0,60}(?:outside|extra-?thoracic|chest\s+wall"
+                        r"|subcutaneous|soft\s+tissue|external|beyond|lateral\s+to)",
         "outside chest": (
-            r"outside\s+(?:of\s+)?(?:the\s+)?(?:confines\s+of\s+the\s+)?(?:\w+\s+)?(?:thorax|thoracic|chest|pleura\w*|ribs?|rib\s?cage|hemithorax)|(?:in|into|within|over)\s+the\s+(?:\w+\s+)?(?:chest\s+wall|subcutaneous|soft\s+tissues)"
+            r"outside\s+(?:of\s+)?(?:the\s+)?(?:confines\s+of\s+the\s+)?(?:\w+\s+)?(?:thorax|thoracic|chest|pleura\w*"
+            r"|ribs?|rib\s?cage|hemithorax)|(?:in|into|within|over)\s+the\s+(?:\w+\s+)?(?:chest\s+wall|subcutaneous"
+            r"|soft\s+tissues)"
             r"|extra-?(?:thoracic|pleural)"
         ),
-        "below diaphragm": r"(?:below|beneath|inferior\s+to)\s+(?:the\s+)?(?:\w+\s+)?(?:hemi)?diaphragm\w*|(?:sub|infra)-?diaphragm\w*",
-        "adjacent to mediastinum/esp aorta": r"(?:adjacent\s+to|abut\w*|against|close\s+to|near|impinging\s+on)\s+(?:the\s+)?(?:\w+\s+)?(?:mediastin\w+|aort\w+)",
+        "below diaphragm": r"(?:below|beneath|inferior\s+to)\s+(?:the\s+)?(?:\w+\s+)?(?:hemi)?diaphragm\w*|(?:sub"
+                        r"|infra)-?diaphragm\w*",
+        "adjacent to mediastinum/esp aorta": r"(?:adjacent\s+to|abut\w*|against|close\s+to|near"
+                        r"|impinging\s+on)\s+(?:the\s+)?(?:\w+\s+)?(?:mediastin\w+|aort\w+)",
         "upper": r"\bapex|apical\w*|apices|biapical|\bupper\b",
         "lower": r"\bbas(?:e|es|al|ilar)\b|bibasilar|bibasal|\blower\b|costophrenic|\bsulcus\b|cardiophrenic",
         "middle": r"\bmid(?:dle)?\b|mid-?lung|midzone|\bhilum|hilar|perihilar|fissur\w+",
@@ -382,8 +452,11 @@ TIP_PATTERNS: dict[str, dict[str, str]] = {
     "MD": {"outside chest": r"outside\s+(?:of\s+)?(?:the\s+)?(?:chest|thorax)", "mediastinum": r"mediastin\w+"},
     "IABP": {
         "above aortic arch": r"above\s+(?:the\s+)?(?:aortic\s+)?(?:arch|knob)",
-        "low descending or abdominal aorta": r"abdominal\s+aorta|(?:low|lower|distal|mid)\s+(?:descending\s+)?(?:thoracic\s+)?aorta|diaphragm",
-        "proximal descending aorta": r"(?:below|inferior\s+to|caudal\s+to|distal\s+to)\s+(?:the\s+)?(?:\w+\s+of\s+the\s+)?(?:aortic\s+)?(?:arch|knob)|descending\s+(?:thoracic\s+)?aorta",
+        "low descending or abdominal aorta": r"abdominal\s+aorta|(?:low|lower|distal"
+                        r"|mid)\s+(?:descending\s+)?(?:thoracic\s+)?aorta|diaphragm",
+        "proximal descending aorta": r"(?:below|inferior\s+to|caudal\s+to"
+                        r"|distal\s+to)\s+(?:the\s+)?(?:\w+\s+of\s+the\s+)?(?:aortic\s+)?(?:arch|knob)"
+                        r"|descending\s+(?:thoracic\s+)?aorta",
         "aortic arch": r"\barch\b|\bknob\b",
     },
     "IJ": _VEINS,

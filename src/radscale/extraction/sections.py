@@ -68,11 +68,13 @@ def evidence(sections: Mapping[str, Any]) -> dict[str, str]:
     """
     if not isinstance(sections, Mapping):
         raise InputError(
-            f"sections are of type {type(sections).__name__}; they must be a dict with 'findings' and 'impression': use split_sections(text)"
+            f"sections are of type {type(sections).__name__}; they must be a dict with 'findings' and 'impression': use"
+            " split_sections(text)"
         )
     if "findings" not in sections and "impression" not in sections:
         raise InputError(
-            f"sections have the keys {sorted(map(str, sections))}; 'findings' or 'impression' is needed: use split_sections(text)"
+            f"sections have the keys {sorted(map(str, sections))}; 'findings' or 'impression' is needed: use"
+            " split_sections(text)"
         )
     for name, value in sections.items():
         if value is not None and not isinstance(value, str):

@@ -95,9 +95,9 @@ def _to_8bit(image: np.ndarray, index: int) -> Tensor:
 def _resize_8bit(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Antialiased bicubic resize, along rows and then along columns, each rounded to 8 bit as PIL does.
 
-    The published pipelines resize with PIL. Against PIL's own two passes in this order, under 0.2 % of the pixels differ, by
-    one grey level (tests/parity). Pillow 13 takes some tall images columns first, where a few per cent of a smooth image
-    differ by one or two levels.
+    The published pipelines resize with PIL. Against PIL's own two passes in this order, over 360 images of 150 to 1500 px, at
+    most 0.5 % of the pixels of an image differ, by one grey level (4 in a million by two, when enlarging). Pillow 13 takes some
+    tall images columns first: up to 12 % of a smooth image's pixels then differ by one or two levels, noise by up to 19.
     """
     for target in ((image.shape[-2], size[1]), size):
         if tuple(image.shape[-2:]) != target:

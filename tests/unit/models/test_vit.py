@@ -1,10 +1,12 @@
 """ViT: stochastic depth, masks, registers, position tables."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from radscale.errors import InputError
-from radscale.models import ViTConfig, VisionTransformer
+from radscale.models import VisionTransformer, ViTConfig
 
 
 def tiny(**changes: object) -> VisionTransformer:
@@ -70,7 +72,7 @@ def test_position_table_is_exact_at_its_own_size_and_resized_elsewhere(rule: str
 
 def test_the_three_rules_differ() -> None:
     tables = [tiny(interpolation=rule).position_embedding(2, 2) for rule in ("offset0.1", "size", "size_antialias")]
-    assert all(not torch.allclose(a, b) for a, b in zip(tables, tables[1:], strict=False))
+    assert all(not torch.allclose(a, b) for a, b in pairwise(tables))
 
 
 def test_features_are_raw_block_outputs_in_the_order_asked_for() -> None:
