@@ -36,7 +36,7 @@ from radscale.datasets.resize import normalise_to_8bit, resize_shorter_side
 from radscale.datasets.shards import ShardWriter, encode_png
 from radscale.datasets.splits import patient_split
 from radscale.datasets.subsets import subset_ranks
-from radscale.datasets.tables import read_csv, require_columns
+from radscale.datasets.tables import read_csv
 from radscale.errors import InputError
 
 Progress = Callable[[int, int, str], None]
@@ -134,7 +134,8 @@ def ingest(
         raise InputError(f"{source}: no such folder; give the folder of the archive or of the images")
     reader = _DicomSource(config, source) if config.kind == "dicom" else _ImageSource(config, source)
     if not reader.inputs:
-        raise InputError(f"{source}: no {'files' if config.kind == 'dicom' else 'rows'} found; nothing to ingest")
+        what = "files" if config.kind == "dicom" else f"rows in {config.table}"
+        raise InputError(f"{source}: no {what} found, so there is nothing to ingest; give the folder of the archive")
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     exclusions: list[dict[str, str]] = []
@@ -200,7 +201,8 @@ def _prepare(pixels: np.ndarray, valid: np.ndarray | None, config: IngestConfig)
         raise Excluded("too_small", f"{pixels.shape[1]} x {pixels.shape[0]} px, the least is {config.min_size_px}")
     if valid is not None:
         pixels = np.where(valid, pixels, pixels[valid].min())
-    image = normalise_to_8bit(resize_shorter_side(pixels, config.image_size_px))
+    # Before the resize: its rounding would make a flat image look like a very noisy one.
+    image = None if pixels.min() == pixels.max() else normalise_to_8bit(resize_shorter_side(pixels, config.image_size_px))
     if image is None:
         raise Excluded("constant_image", "all pixels have one value")
     return image
@@ -225,10 +227,11 @@ class _DicomSource:
         self.decode = partial(_decode_dicom, folder, config)
         self.encoding = ""
         self.report_rows: list[dict[str, str]] = []
-        if config.reports_csv is not None:
+        if config.reports_csv is not None and self.inputs:
             path = folder / config.reports_csv
-            self.report_rows, self.encoding = read_csv(path, config.encoding)
-            require_columns(self.report_rows, config.report_columns.values(), path)
+            table = read_csv(path, config.encoding)
+            table.require(config.report_columns.values(), path.name)
+            self.report_rows, self.encoding = table.rows, table.encoding
 
     def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:
         """Reports whose accession number some image has, scrubbed; and how many have none."""
@@ -259,12 +262,12 @@ class _DicomSource:
         if self.config.labels_csv is None:
             return []
         path = self.folder / self.config.labels_csv
-        table, _ = read_csv(path, self.config.encoding)
+        table = read_csv(path, self.config.encoding)
         key = self.config.report_columns["accession_number"]
-        require_columns(table, [key], path)
+        table.require([key], path.name)
         studies = {row["accession_key"]: row["study_key"] for row in rows}
         labels = []
-        for row in table:
+        for row in table.rows:
             study = studies.get(row[key].strip())
             if study is not None:
                 tasks = ((task, value) for task, value in row.items() if task != key)
@@ -304,10 +307,10 @@ class _ImageSource:
     def __init__(self, config: IngestConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         path = folder / config.table
-        table, self.encoding = read_csv(path, config.encoding)
-        unknown = set(config.labels) - set(table[0] if table else config.labels)
-        require_columns(table, [*config.columns.values(), *sorted(unknown)], path)
-        self.inputs = image_entries(table, config.columns)
+        table = read_csv(path, config.encoding)
+        table.require([*config.columns.values(), *config.labels], path.name)
+        self.encoding = table.encoding
+        self.inputs = image_entries(table.rows, config.columns)
         self.decode = partial(_decode_image, folder, config)
 
     def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from radscale.errors import InputError
@@ -10,8 +11,23 @@ from radscale.errors import InputError
 BYTE_ORDER_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
-def read_csv(path: Path, encoding: str | None = None) -> tuple[list[dict[str, str]], str]:
-    """Rows of a CSV file by column name, and the encoding that it turned out to have.
+@dataclass(frozen=True)
+class CsvTable:
+    """Rows of a CSV file by column name, and the encoding that it turned out to have."""
+
+    rows: list[dict[str, str]]
+    columns: list[str]
+    encoding: str
+
+    def require(self, columns: Iterable[str], name: str) -> None:
+        """Raises InputError if a column is missing, with those found."""
+        for column in columns:
+            if column not in self.columns:
+                raise InputError(f"{name}: no column '{column}'; found {', '.join(self.columns)}")
+
+
+def read_csv(path: Path, encoding: str | None = None) -> CsvTable:
+    """Read a CSV file.
 
     Args:
         path: of the file; comma, semicolon or tab separated.
@@ -52,12 +68,5 @@ def read_csv(path: Path, encoding: str | None = None) -> tuple[list[dict[str, st
             raise InputError(
                 f"{path.name}: a row has more fields than the header ({', '.join(reader.fieldnames)}); quote commas"
             )
-    return [{key: value or "" for key, value in row.items()} for row in rows], used
-
-
-def require_columns(rows: list[dict[str, str]], columns: Iterable[str], path: Path) -> None:
-    """Raises InputError if a column is missing, with those found."""
-    found = list(rows[0]) if rows else []
-    for column in columns:
-        if column not in found:
-            raise InputError(f"{path.name}: no column '{column}'; found {', '.join(found) or 'no rows'}")
+    cleaned = [{key: value or "" for key, value in row.items()} for row in rows]
+    return CsvTable(cleaned, list(reader.fieldnames), used)
