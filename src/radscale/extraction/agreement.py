@@ -12,15 +12,15 @@ _COLUMNS = ("level", "id", "task", "state")
 def agreement(predicted: pa.Table, reference: pa.Table) -> list[dict[str, str | int | float]]:
     """Precision, recall and F1 of predicted labels against reference labels.
 
-    Compared are the ids that both tables speak of, on the tasks of the reference. A task without a statement counts as negative, as in the
-    default task table; a pair that is uncertain on either side is left out of the rates and counted.
+    Compared are the ids that both tables speak of, on the tasks of the reference. A task without a statement counts as
+    negative, as in the default task table; a pair that is uncertain on either side is left out of the rates and counted.
 
     Args:
         predicted, reference: label tables (docs/data_format.md, section 2); several engines in one table are an error.
 
     Returns:
-        One dict per task, sorted by task: task, precision, recall, f1 (nan where undefined), support (reference positives that were
-        compared), num_compared, num_predicted_uncertain, num_predicted_not_mentioned, num_reference_uncertain,
+        One dict per task, sorted by task: task, precision, recall, f1 (nan where undefined), support (reference positives that
+        were compared), num_compared, num_predicted_uncertain, num_predicted_not_mentioned, num_reference_uncertain,
         num_reference_not_mentioned.
 
     Raises:

@@ -31,8 +31,8 @@ _LEADING_MARK = re.compile(r"\s*(?:(?:\d{1,2}[.)]|[-*\u2022])\s+)?")
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """(start, end) of each sentence of `text` (any case); list marks and white space around it are left out.
 
-    Decimals ("2.5 cm"), abbreviations ("Dr. X", "vs. pneumonia") and item numbers ("1. Effusion") do not end a sentence; a blank
-    line and a list mark at the start of a line do.
+    Decimals ("2.5 cm"), abbreviations ("Dr. X", "vs. pneumonia") and item numbers ("1. Effusion") do not end a sentence; a
+    blank line and a list mark at the start of a line do.
     """
     spans: list[tuple[int, int]] = []
     start = 0

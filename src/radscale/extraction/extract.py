@@ -34,9 +34,9 @@ _BATCH_SIZE = 2048
 def run_extraction(dataset: Path, out: Path, *, progress: Callable[[int, int, str], None] | None = None) -> dict[str, int]:
     """Read DATASET/reports.parquet and write labels.parquet, sections.parquet and lines_and_tubes.parquet to `out`.
 
-    Section columns are used where a report has findings or an impression in them; else its text is split. Tasks of the label table are
-    the 19 findings, "no_finding", the ten types and "NT" (no tubes), at level "study" by engine "rules". Reports are read and written in
-    batches in their order, so memory does not grow with the dataset and equal reports give equal bytes.
+    Section columns are used where a report has findings or an impression in them; else its text is split. Tasks of the label
+    table are the 19 findings, "no_finding", the ten types and "NT" (no tubes), at level "study" by engine "rules". Reports are
+    read and written in batches in their order, so memory does not grow with the dataset and equal reports give equal bytes.
 
     Args:
         dataset: folder of a dataset (docs/data_format.md).

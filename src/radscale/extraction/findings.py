@@ -29,17 +29,19 @@ _VALUE: dict[Assertion, int | str] = {Assertion.POSITIVE: 1, Assertion.NEGATIVE:
 def extract_findings(sections: Mapping[str, Any], engine: str = "rules") -> dict[str, int | float | str]:
     """Findings that a report states of its image.
 
-    Only findings, impression and addendum are evidence (`sections.evidence`). Within a text positive beats uncertain beats negative;
-    across texts likewise, except that an impression that denies what the findings call uncertain settles it, and an addendum has
-    the last word. "Likely" and "probable" are read as positive, "possible", "may", "versus", "cannot be excluded" as uncertain.
+    Only findings, impression and addendum are evidence (`sections.evidence`). Within a text positive beats uncertain beats
+    negative; across texts likewise, except that an impression that denies what the findings call uncertain settles it, and an
+    addendum has the last word. "Likely" and "probable" are read as positive, "possible", "may", "versus", "cannot be excluded"
+    as uncertain.
 
     Args:
         sections: as returned by `split_sections`; `findings` or `impression` must be a key.
         engine: "rules".
 
     Returns:
-        The 19 keys of `FINDINGS`, then "no_finding": 1, 0, nan (not mentioned) or "uncertain". `no_finding` is 1 if there is report
-        text and no finding is positive or uncertain, "uncertain" if none is positive and some are uncertain, nan without text.
+        The 19 keys of `FINDINGS`, then "no_finding": 1, 0, nan (not mentioned) or "uncertain". `no_finding` is 1 if there is
+        report text and no finding is positive or uncertain, "uncertain" if none is positive and some are uncertain, nan without
+        text.
 
     Raises:
         InputError: unknown engine, or sections that are no dict of texts with findings or impression.

@@ -1,7 +1,8 @@
 """Lines and tubes of one report: type, side, tip, placement (paper, appendix A.7).
 
-Each sentence is cut into device mentions; mentions that share a predicate ("ET and NG tubes are in standard position") form a group.
-What is said of a group, in its sentence and in a sentence that continues it ("Tip in the SVC."), decides side, tip and placement.
+Each sentence is cut into device mentions; mentions that share a predicate ("ET and NG tubes are in standard position") form a
+group. What is said of a group, in its sentence and in a sentence that continues it ("Tip in the SVC."), decides side, tip and
+placement.
 """
 
 import re
@@ -23,9 +24,10 @@ from radscale.extraction.sections import check_engine, evidence
 
 _MENTION = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in TUBE_MENTIONS.items()))
 _STEMS = (
-    "tub", "cath", "line", "tracheal", "trach", "swan", "balloon", "iabp", "drain", "pigtail", "thoracostomy", "pleurx", "pleur-x", "gastric", "enteric",
-    "hoff", "ngt", "ogt", "dht", "picc", "port", "subclavian", "jugular", "ij", "cvc", "cvl", "sheath", "introducer", "cordis", "hickman", "broviac",
-    "groshong", "quinton", "ett", "et and", "et,", "extubat", "intubat", "ng ", "og ", "access", "support",
+    "tub", "cath", "line", "tracheal", "trach", "swan", "balloon", "iabp", "drain", "pigtail", "thoracostomy", "pleurx",
+    "pleur-x", "gastric", "enteric", "hoff", "ngt", "ogt", "dht", "picc", "port", "subclavian", "jugular", "ij", "cvc", "cvl",
+    "sheath", "introducer", "cordis", "hickman", "broviac", "groshong", "quinton", "ett", "et and", "et,", "extubat", "intubat",
+    "ng ", "og ", "access", "support",
 )  # fmt: skip
 _TIPS = {type_: [(re.compile(pattern), tip) for tip, pattern in tips.items()] for type_, tips in TIP_PATTERNS.items()}
 _UNNAMED = re.compile(UNNAMED_DEVICES)
@@ -203,17 +205,18 @@ def extract_lines_and_tubes(sections: Mapping[str, Any], engine: str = "rules") 
     """Lines and tubes that a report sees in its image, one entry per physical device, in the order of the report.
 
     Placement, in the paper's order: a stated malposition or advice to move it is incorrect; a chest tube beside an effusion or
-    pneumothorax of its side that is at least moderate or larger than before is incorrect; "in good position" is correct; a tip in
-    a wrong place is incorrect; "stable", "in place" are correct; else the tip decides (`ontology.TIP_PLACEMENT`).
+    pneumothorax of its side that is at least moderate or larger than before is incorrect; "in good position" is correct; a tip
+    in a wrong place is incorrect; "stable", "in place" are correct; else the tip decides (`ontology.TIP_PLACEMENT`).
 
     Args:
-        sections: as returned by `split_sections`; `findings` or `impression` must be a key. Only they (and an addendum) are evidence.
+        sections: as returned by `split_sections`; `findings` or `impression` must be a key. Only they (and an addendum) are
+            evidence.
         engine: "rules".
 
     Returns:
         Entries with type (`TUBES`, or "CVC": route not stated), side (left, right, midline, N/A), tip (keys of
-        `TIP_PLACEMENT[type]`, unclear, N/A), placement (correct, incorrect, unclear, N/A), removed (then placement is N/A), sentence
-        (verbatim), engine. A device that is denied has no entry.
+        `TIP_PLACEMENT[type]`, unclear, N/A), placement (correct, incorrect, unclear, N/A), removed (then placement is N/A),
+        sentence (verbatim), engine. A device that is denied has no entry.
 
     Raises:
         InputError: unknown engine, or sections that are no dict of texts with findings or impression.
@@ -246,10 +249,11 @@ def unnamed_devices(texts: Mapping[str, str]) -> bool:
 
 
 def study_states(texts: Mapping[str, str]) -> dict[str, str]:
-    """State of the ten types and of "NT" (no tubes) for one study: positive, negative or uncertain; a type not mentioned is left out.
+    """State of the ten types and of "NT" (no tubes) for one study: positive, negative or uncertain; a type not mentioned is
+    left out.
 
-    A central venous catheter of unknown route makes the three routes uncertain unless they are stated, and devices without a name
-    make "NT" uncertain. Texts that are all empty state nothing.
+    A central venous catheter of unknown route makes the three routes uncertain unless they are stated, and devices without a
+    name make "NT" uncertain. Texts that are all empty state nothing.
     """
     if not texts:
         return {}

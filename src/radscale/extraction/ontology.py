@@ -1,7 +1,7 @@
 """Closed lists: findings, lines and tubes, tip locations, and the words that reports use for them.
 
-The 19 findings and the ten types are those of the paper (Table 3, appendix A.7). The paper prints the placement rules of the chest
-tube only; the other tip maps follow the same template and common radiological practice.
+The 19 findings and the ten types are those of the paper (Table 3, appendix A.7). The paper prints the placement rules of the
+chest tube only; the other tip maps follow the same template and common radiological practice.
 """
 
 FINDING_NAMES = {
@@ -149,15 +149,19 @@ FINDING_STEMS: dict[str, tuple[str, ...]] = {
     "enlarged_pulmonary_artery": ("pulmonary arter", "pulmonary trunk", "pulmonary outflow"),
     "arterial_calcification": ("calcif", "athero", "arterioscl"),
     "osseous_abnormalities": (
-        "degenerat", "osteo", "spondyl", "scolio", "kypho", "demineral", "fractur", "arthr", "spur", "hyperostosis", "dish", "pectus",
-        "deformit", "wedg", "height", "lesion", "disc ", "disk", "sublux", "dislocat", "rib", "exosto", "bone", "bony", "osseous", "skelet",
-        "endplate", "hypertrophic", "curvature", "necrosis", "paget", "callus", "ankylos", "schmorl", "thoracotomy",
+        "degenerat", "osteo", "spondyl", "scolio", "kypho", "demineral", "fractur", "arthr", "spur", "hyperostosis", "dish",
+        "pectus", "deformit", "wedg", "height", "lesion", "disc ", "disk", "sublux", "dislocat", "rib", "exosto", "bone",
+        "bony", "osseous", "skelet", "endplate", "hypertrophic", "curvature", "necrosis", "paget", "callus", "ankylos",
+        "schmorl", "thoracotomy",
     ),
     "rib_fracture": ("rib",),
     "bronchial_wall_thickening": ("bronch", "airway", "cuffing"),
     "hernia": ("hernia", "intrathoracic stomach"),
     "subcutaneous_air": ("subcutaneous", "soft tissue", "chest wall"),
-    "opacity": ("opac", "consolidat", "infiltrat", "air space", "airspace", "air-space", "densit", "haz", "glass", "alveolar", "lung", "pneumoni"),
+    "opacity": (
+        "opac", "consolidat", "infiltrat", "air space", "airspace", "air-space", "densit", "haz", "glass", "alveolar", "lung",
+        "pneumoni",
+    ),
     "vascular_congestion": ("congest", "vascul", "vessel", "vein", "venous", "engorg", "cephali"),
     "cardiomegaly": ("heart", "cardi"),
     "diaphragm_elevation": ("diaphragm", "eventrat"),

@@ -37,10 +37,11 @@ _BRIEF = ("indication", "comparison", "technique")
 def split_sections(text: str) -> dict[str, str]:
     """Split a report into `SECTIONS`; a section that is absent is an empty string.
 
-    A header is a known name with a colon that opens a line or follows a sentence, or a name in capitals: with a colon anywhere, without
-    one when it opens a line. Sections that occur twice are joined by a newline. Nothing is lost: all text except the headers
-    themselves and white space around sections is in one section, and what no header claims is in `remainder`. If the report
-    has no findings header, only the first paragraph belongs to an indication, comparison or technique, and later ones to `remainder`.
+    A header is a known name with a colon that opens a line or follows a sentence, or a name in capitals: with a colon anywhere,
+    without one when it opens a line. Sections that occur twice are joined by a newline. Nothing is lost: all text except the
+    headers themselves and white space around sections is in one section, and what no header claims is in `remainder`. If the
+    report has no findings header, only the first paragraph belongs to an indication, comparison or technique, and later ones to
+    `remainder`.
     """
     if not isinstance(text, str):
         raise InputError(f"report text is of type {type(text).__name__}; it must be a string: pass the text of one report")

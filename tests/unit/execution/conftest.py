@@ -2,27 +2,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from runner_doubles import Recorder
 
-from radscale.execution import ArtifactStore, Step
+from radscale.execution import ArtifactStore
 
 # Worker processes import the step functions of these tests by name.
 sys.path.insert(0, str(Path(__file__).parent))
-
-
-class Recorder:
-    """A display that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, str]] = []
-
-    def started(self, step: Step) -> None:
-        self.events.append(("started", step.name, ""))
-
-    def progressed(self, step: Step, done: int, total: int, what: str) -> None:
-        self.events.append(("progressed", step.name, what))
-
-    def finished(self, step: Step, outcome: str, reason: str, seconds: float) -> None:
-        self.events.append((outcome, step.name, reason))
 
 
 @pytest.fixture
@@ -33,12 +18,3 @@ def display() -> Recorder:
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore(tmp_path / "store")
-
-
-def make_step(name: str, function: str = "write_text", inputs: list[Step] | None = None, **config: object) -> Step:
-    return Step(
-        name=name,
-        function=f"steps_for_tests:{function}",
-        config=config,
-        inputs={step.name: step for step in inputs or []},
-    )

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Recorder, make_step
+from runner_doubles import Recorder, make_step
 
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore, run_steps
@@ -82,7 +82,7 @@ def test_a_half_written_folder_is_not_an_artifact(store: ArtifactStore, display:
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
-from conftest import Recorder, make_step
+from runner_doubles import Recorder, make_step
 from pathlib import Path
 from radscale.execution import ArtifactStore, run_steps
 if __name__ == "__main__":
