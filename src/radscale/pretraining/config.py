@@ -28,6 +28,9 @@ class TextTower:
     num_heads: int = 4
     context_length: int = 77
     embedding_dim: int = 64
+    learning_rate_multiplier: float = 10.0
+    """Of the tower, the projections and the temperature, all new, over the pretrained image encoder: at one rate for both,
+    the new parts' first gradients destroy what the encoder knows before the parts have learned anything."""
 
 
 @dataclass(frozen=True, kw_only=True)

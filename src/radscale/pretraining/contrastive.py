@@ -42,9 +42,14 @@ class ContrastiveObjective:
     gradient nor decay, so the result is the same, and small runs do not pay for 49,408 rows.
     """
 
-    def __init__(self, encoder: Encoder, images: SubsetImages, rows: TrainingRows, config: PretrainingConfig) -> None:
+    def __init__(
+        self, encoder: Encoder, images: SubsetImages, rows: TrainingRows, config: PretrainingConfig, *, from_scratch: bool
+    ) -> None:
+        self.new_tower_multiplier = 1.0
         if isinstance(encoder, ViTEncoder):
             encoder = with_text_tower(encoder, config)
+            if not from_scratch:
+                self.new_tower_multiplier = config.text_tower.learning_rate_multiplier
         if not isinstance(encoder, ImageTextEncoder):
             raise InputError(f"objective {config.objective} needs an encoder with images, got family '{encoder.family}'")
         if len(rows.text) < config.batch_size:
@@ -75,7 +80,7 @@ class ContrastiveObjective:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """MedImageInsight's rule: no decay of norms, biases, depth-wise kernels, embeddings and the logit scale."""
-        groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         norms = {
             f"{name}.{key}"
             for name, m in self.encoder.named_modules()
@@ -86,8 +91,9 @@ class ContrastiveObjective:
             exempt = name in norms or name.endswith(
                 (".bias", ".dw.weight", "embedding", "token_embedding.weight", "logit_scale")
             )
-            groups[not exempt].append(parameter)
-        return [{"params": params, "lr_multiplier": 1.0, "decays": decays} for decays, params in groups.items()]
+            multiplier = 1.0 if name.startswith("image_encoder.") else self.new_tower_multiplier
+            groups.setdefault((multiplier, not exempt), []).append(parameter)
+        return [{"params": params, "lr_multiplier": m, "decays": decays} for (m, decays), params in groups.items()]
 
     def to(self, device: torch.device) -> None:
         self.device = device

@@ -68,7 +68,7 @@ def run_pretraining(
         fresh = _start(config, init, init_name)[0] if calibrating else encoder
         if config.objective == "dinov2":
             return Dinov2Objective(fresh, head, images, config, total_steps, from_scratch=from_scratch)
-        return ContrastiveObjective(fresh, images, _rows(config, data, rows, labels), config)
+        return ContrastiveObjective(fresh, images, _rows(config, data, rows, labels), config, from_scratch=from_scratch)
 
     calibrating = config.budget.unit == "gpu_seconds"
     seconds_per_sample = _calibrate(make, config, work) if calibrating else None

@@ -12,7 +12,7 @@ from runner_doubles import Recorder, make_step
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore, run_steps
 
-HERE = Path(__file__).parent
+HELPERS = Path(__file__).parents[2] / "helpers"
 
 
 def test_runs_in_order_then_has_nothing_to_do(store: ArtifactStore, display: Recorder) -> None:
@@ -92,7 +92,7 @@ if __name__ == "__main__":
 
 def test_killed_run_resumes_from_its_work(store: ArtifactStore, display: Recorder, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(here=str(HERE), root=str(store.root)))
+    script.write_text(SCRIPT.format(here=str(HELPERS), root=str(store.root)))
     step = make_step("count", "count_up", total=100)
     process = subprocess.Popen([sys.executable, str(script)], start_new_session=True)
     place = store.partial(step) / "work" / "place.txt"
