@@ -25,8 +25,8 @@ def test_crop_and_resize_are_pils(images: np.ndarray, size_px: int) -> None:
     top, left, height, width = (list(map(float, column)) for column in zip(*boxes, strict=True))
     chosen = plan(3, top=top, left=left, height=height, width=width, flip=[False, True, False])
     actual = apply_crops(torch.from_numpy(images), chosen, size_px)[:, 0].numpy()
-    for index, (t, l, h, w) in enumerate(boxes):
-        crop = Image.fromarray(images[index][t : t + h, l : l + w])  # 32-bit float: no rounding on PIL's side
+    for index, (y, x, h, w) in enumerate(boxes):
+        crop = Image.fromarray(images[index][y : y + h, x : x + w])  # 32-bit float: no rounding on PIL's side
         expected = np.asarray(crop.resize((size_px, size_px), Image.Resampling.BICUBIC)).clip(0, 1)
         expected = expected[:, ::-1] if index == 1 else expected
         np.testing.assert_allclose(actual[index], expected, rtol=0, atol=2e-5)

@@ -3,8 +3,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import pytest
-from dicom_makers import make_dicom
 
+from dicom_makers import make_dicom
 from radscale.datasets.dicom import normalise_view_position, parse_age, read_dicom, view_of
 from radscale.datasets.exclusions import Excluded
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dicom_makers import SECRET, make_dicom
 
+from dicom_makers import SECRET, make_dicom
 from radscale.datasets import Dataset, IngestConfig, ingest, read_label_table, verify_dataset
 from radscale.errors import InputError
 

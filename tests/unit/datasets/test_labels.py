@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from dicom_makers import SECRET
 
+from dicom_makers import SECRET
 from radscale.datasets import Dataset, IngestConfig, ingest, task_table
 from radscale.errors import InputError
 

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-from runner_doubles import Recorder
 
 from radscale.execution import ArtifactStore
+from runner_doubles import Recorder
 
 
 @pytest.fixture

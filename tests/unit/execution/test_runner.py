@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from runner_doubles import Recorder, make_step
 
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore, run_steps
+from runner_doubles import Recorder, make_step
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 

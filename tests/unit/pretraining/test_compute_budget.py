@@ -1,9 +1,9 @@
 import pytest
 import torch
-from blob_dataset import ENCODER
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from blob_dataset import ENCODER
 from radscale.errors import InputError
 from radscale.models import build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, steps_for, training_flops_per_sample

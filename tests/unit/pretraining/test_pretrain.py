@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from blob_dataset import ENCODER, write_dataset
 
+from blob_dataset import ENCODER, write_dataset
 from radscale.errors import InputError
 from radscale.models import build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining

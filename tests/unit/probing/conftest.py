@@ -1,6 +1,6 @@
 import pytest
-from blob_dataset import ENCODER, write_dataset
 
+from blob_dataset import ENCODER, write_dataset
 from radscale.models import build_encoder
 from radscale.training.checkpointing import save_checkpoint
 
