@@ -105,7 +105,7 @@ class ContrastiveObjective:
         chosen = self.sampler.batch(step)
         pixels = self._pixels(chosen, generator)
         input_ids, mask = pad_tokens([self.tokens[row] for row in chosen], len(self.vocabulary) - 1)
-        image_features = self.encoder.encode_image(pixels)
+        image_features = self.encoder.encode_image(pixels, generator)
         text_features = self.encoder.encode_tokens(input_ids.to(self.device), mask.to(self.device))
         targets = unique_pair_targets(torch.from_numpy(self.rows.label[chosen])).to(self.device)
         scale = self.encoder.logit_scale.exp()

@@ -18,8 +18,11 @@ from radscale.pretraining.config import Augmentation, Dinov2Options, TextOptions
 from radscale.training import load_encoder, save_checkpoint, trainer
 
 OPTIONS = Dinov2Options(
-    global_size_px=32, local_size_px=16, num_local_crops=2, num_prototypes=32, head_hidden=32, head_bottleneck=16
+    global_size_px=32, local_size_px=16, num_local_crops=2, num_prototypes=32, head_hidden=32, head_bottleneck=16, drop_path=0.2
 )
+ARCHITECTURE = {**ENCODER["architecture"], "drop_path": 0.2}
+STOCHASTIC = {**ENCODER, "architecture": ARCHITECTURE}
+"""With stochastic depth: a draw from any generator but the run's own would show."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "clip": {},
     "unicl": {"label_tasks": {"blob": "blob", "stripe": "stripe"}},
@@ -33,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(objective: str, steps: int = 6, **changes: Any) -> PretrainingConfig:
-    values = {"architecture": ENCODER, "batch_size": 16, "image_size_px": 32, "learning_rate": 1e-3, "subset_size": 100}
+    values = {"architecture": STOCHASTIC, "batch_size": 16, "image_size_px": 32, "learning_rate": 1e-3, "subset_size": 100}
     values |= {"budget": ComputeBudget.samples_seen(16 * steps), **OBJECTIVES[objective], **changes}
     return PretrainingConfig(objective=objective, **values)  # type: ignore[arg-type]
 

@@ -1,0 +1,155 @@
+"""The whole study at its smallest, through the command line: straight, and killed at random moments."""
+
+import csv
+import hashlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from radscale.metrics import average_precision
+
+pytestmark = pytest.mark.xdist_group("study")
+RADSCALE = [sys.executable, "-m", "radscale.cli"]
+NOT_COMPARED = {"record.json", "metrics.jsonl"}
+"""They hold times of day, seconds and rates."""
+COMPARED = (
+    "phantom",
+    "datasets",
+    "extraction",
+    "agreement",
+    "open_weights",
+    "pretraining",
+    "probing",
+    "analysis",
+    "similarity",
+)
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*RADSCALE, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def radscale(*arguments: str | Path) -> tuple[int, str]:
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=500)
+    return process.returncode, output
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Of every result: archives, shards, tables, weights, predictions, analyses."""
+    files = [path for stage in COMPARED for path in sorted((out / stage).rglob("*")) if path.is_file()]
+    kept = [path for path in files if path.name not in NOT_COMPARED]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("smoke") / "out"
+    code, output = radscale("run", "smoke", "--out", out)
+    assert code == 0, output[-3000:]
+    return out
+
+
+def test_it_ends_with_a_report_and_has_nothing_left_to_do(study: Path) -> None:
+    code, output = radscale("run", "smoke", "--out", study)
+    assert code == 0
+    assert str(study / "report" / "report.html") in output.replace("\n", "")
+    _, status = radscale("status", "smoke", "--out", study)
+    counts = status.strip().splitlines()[-1]
+    assert re.fullmatch(r"\d+ done", counts), counts
+
+
+def test_the_report_is_one_file_without_any_outside_reference(study: Path) -> None:
+    html = (study / "report" / "report.html").read_text(encoding="utf-8")
+    addresses = set(re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", html)) | set(re.findall(r"url\(([^)]+)\)", html))
+    assert {a for a in addresses if not a.startswith(("data:", "#", "figures/", "tables/"))} == set()
+    assert len(html) < 15e6
+    for name in (study / "report" / "figures").iterdir():
+        assert name.suffix in (".svg", ".pdf", ".png"), name
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(study: Path, tmp_path: Path) -> None:
+    out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
+    moments = random.Random(seed)
+    kills = 0
+    for _ in range(40):
+        process = start("run", "smoke", "--out", out)
+        try:
+            process.communicate(timeout=moments.uniform(3, 14) if kills < 5 else 500)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        if process.returncode == 0:
+            break
+        # Worker processes of a killed run finish their step before they notice; the run says that they are busy.
+        time.sleep(2)
+    else:
+        pytest.fail(f"the run never ended (seed {seed})")
+    assert kills >= 3, f"too fast to be killed (seed {seed})"
+    expected, actual = digests(study), digests(out)
+    assert expected.keys() == actual.keys(), f"seed {seed}"
+    different = [name for name in expected if expected[name] != actual[name]]
+    assert different == [], f"seed {seed}, {kills} kills"
+
+
+def test_shuffled_labels_score_the_prevalence(study: Path, tmp_path: Path) -> None:
+    """If labels say nothing about images, every encoder's AUPRC is the prevalence: nothing leaks into the score."""
+    from radscale.probing import ProbeConfig, run_probing
+
+    dataset = study / "datasets" / "own"
+    manifest = pq.read_table(dataset / "manifest.parquet").to_pylist()
+    rng = np.random.default_rng(0)
+    tasks = [f"chance {number}" for number in range(16)]
+    rows = [
+        {"level": "sample", "id": row["sample_id"], "task": task, "state": "positive" if rng.random() < 0.3 else "negative"}
+        for row in manifest
+        for task in tasks
+    ]
+    table = pa.Table.from_pylist([{**row, "engine": "chance"} for row in rows])
+    pq.write_table(table, tmp_path / "labels.parquet")
+    excess: dict[str, list[float]] = {}
+    for encoder in ("davit-public", "vit-public"):
+        config = ProbeConfig(task_sets={"all": tasks}, seeds=(0, 1), epochs=8, width=16, grid=4, min_positives=2)
+        run_probing(config, encoder=study / "open_weights" / encoder, dataset=dataset, labels=tmp_path, out=tmp_path / encoder)
+        predictions = pq.read_table(next((tmp_path / encoder).glob("*.parquet"))).to_pandas()
+        for (task, _), group in predictions.groupby(["task", "seed"]):
+            # A random order has an expected AP a little above the prevalence; that of this very size is drawn, not assumed.
+            orders = [average_precision(group["target"], rng.random(len(group))) for _ in range(200)]
+            score = average_precision(group["target"], group["prediction"])
+            excess.setdefault(task, []).append(score - float(np.mean(orders)))
+    per_task = np.array([np.mean(values) for values in excess.values()])
+    assert len(per_task) >= 10
+    # Tasks are independent, seeds and encoders are not.
+    assert abs(per_task.mean()) < 3 * per_task.std(ddof=1) / len(per_task) ** 0.5
+    assert abs(per_task.mean()) < 0.05
+
+
+def test_tasks_that_cannot_be_judged_are_named_and_never_scored_zero(study: Path) -> None:
+    with (study / "analysis" / "excluded_tasks.csv").open() as file:
+        excluded = list(csv.DictReader(file))
+    with (study / "analysis" / "results.csv").open() as file:
+        scored = {(row["evaluation"], row["task"]) for row in csv.DictReader(file)}
+    assert excluded, "so small a study has tasks without positives"
+    html = (study / "report" / "report.html").read_text(encoding="utf-8")
+    for row in excluded:
+        assert (row["evaluation"], row["task"]) not in scored
+        assert row["reason"].split(",")[0] in html
