@@ -112,12 +112,17 @@ def bootstrap_average_precision(
     key = zlib.crc32(task.encode())
     result = np.empty((num_replicates, len(matrix)))
 
-    def replicate(index: int) -> None:
-        counts = draw(np.random.default_rng([seed, key, index]))
-        _score_replicate(counts, orders, ends, positive, result[index])
+    def score(indices: range) -> None:
+        for index in indices:
+            counts = draw(np.random.default_rng([seed, key, index]))
+            _score_replicate(counts, orders, ends, positive, result[index])
 
-    with ThreadPoolExecutor(num_workers or cpu_count() or 1) as pool:
-        list(pool.map(replicate, range(num_replicates)))
+    workers = num_workers or cpu_count() or 1
+    if workers == 1:
+        score(range(num_replicates))
+        return result
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(score, [range(first, num_replicates, workers) for first in range(workers)]))
     return result
 
 

@@ -61,7 +61,9 @@ def _fitted_size(tables: AnalysisTables, arm: str) -> str:
     if fit["verdict"] == "not reached":
         return " Its fitted curve does not reach the open model at any size."
     if fit["samples_low"] <= fit["min_size"] and math.isinf(fit["samples_high"]):
-        return " Its fitted curve does not tell how many images that takes: from the smallest subset to never, all fit the data."
+        return (
+            " Its fitted curve does not tell how many images that takes: from the smallest subset to never, all fit the data."
+        )
     if fit["verdict"] == "below smallest":
         low, high = fit["samples_low"], fit["samples_high"]
         if high <= fit["min_size"]:

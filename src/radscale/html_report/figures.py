@@ -56,13 +56,16 @@ def arm_style(arms: Arms, arm: str) -> dict[str, Any]:
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write NAME.svg and NAME.pdf; returns the SVG for the page. No dates: the same tables give the same bytes."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    figure.savefig(
-        folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Creator": None, "Producer": None}
-    )
+    with mpl.rc_context(STYLE):  # its hash salt decides the ids in the file
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+        )
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
+    start, end = text.index("<metadata>"), text.index("</metadata>") + len("</metadata>")
+    text = text[:start] + text[end:]
     (folder / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text, encoding="utf-8")
     return text
 
