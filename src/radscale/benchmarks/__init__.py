@@ -1,4 +1,4 @@
-"""Our speed beside peers', in one run (`radscale bench PART`): a file per part, `measure` for the clock, `registry` for the list.
+"""Our speed beside peers, in one run (`radscale bench PART`): a file per part, `measure` the clock, `registry` the list.
 
 May import everything below `experiment`; nothing but the command line imports it.
 """

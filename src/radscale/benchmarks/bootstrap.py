@@ -50,6 +50,6 @@ def cases(options: Options) -> list[Case]:
             rounds=options.repeat or num_tasks,
             total_units=num_replicates * num_tasks * NUM_VECTORS,
             warm_up=options.quick,
-            note="draws included; the loop runs one replicate per task on one core, its total is extrapolated; ours uses all cores",
+            note="draws included; the loop runs one replicate a task on one core, its total is extrapolated; ours: all cores",
         )
     ]

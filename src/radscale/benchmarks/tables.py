@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from radscale.benchmarks.measure import Result, machine
+from radscale.benchmarks.measure import Result
+from radscale.benchmarks.measure import machine as machine
 from radscale.errors import InputError
 
 COLUMNS = ("who", "median", "min", "max", "x ours", "difference", "whole job")
