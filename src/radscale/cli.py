@@ -411,6 +411,40 @@ def _parse_point(text: str) -> tuple[float, float]:
     return y, x
 
 
+@app.command()
+def bench(
+    part: Annotated[str | None, typer.Argument(help="What to measure; none: list the parts.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write .json or .md.", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it run?")] = False,
+    repeat: Annotated[int | None, typer.Option(min=1, help="Rounds.  [default: by part]", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the made data.")] = 0,
+) -> None:
+    """Our speed beside peers', side by side in one run. Peers that are not installed are named and left out."""
+    from radscale.benchmarks import PARTS, Options, run_part, tables
+
+    if part is None:
+        for name, summary in PARTS.items():
+            console.print(f"{name}: {summary}", highlight=False, soft_wrap=True)
+        return
+    if out is not None:
+        tables.check_out(out)
+    with _progress("bench") as progress:
+        results = run_part(part, Options(quick, repeat, seed), progress)
+    for result in results:
+        shown = Table(title=f"{result.title}, per {result.unit}")
+        for column in tables.COLUMNS:
+            shown.add_column(column, justify="left" if column == "who" else "right")
+        for row in tables.rows(result):
+            shown.add_row(*row)
+        console.print(shown)
+        for line in tables.notes(result):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(tables.machine(), highlight=False, soft_wrap=True, markup=False)
+    if out is not None:
+        tables.write(out, part, results)
+        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:

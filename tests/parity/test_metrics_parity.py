@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -54,10 +57,73 @@ def test_bootstrap_kernel_scores_the_drawn_samples_as_scikit_learn_does() -> Non
         np.testing.assert_allclose(actual[replicate], expected, rtol=0, atol=1e-12)
 
 
-def test_overlap_and_distance() -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.random((40, 50)) < 0.02, rng.random((40, 50)) < 0.02
-    assert dice_score(a, b) == pytest.approx(f1_score(a.ravel(), b.ravel()), abs=1e-12)
+@st.composite
+def mask_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks, neither empty: noise of any density, boxes (also at the border), single pixels, one row or column."""
+    shape = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
+
+    def mask() -> np.ndarray:
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        pixels = rng.random(shape) < draw(st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.95, 1.0]))
+        if draw(st.booleans()):
+            top, left = (rng.integers(0, side) for side in shape)
+            pixels[top : top + rng.integers(1, 20), left : left + rng.integers(1, 20)] = True
+        pixels.flat[rng.integers(pixels.size)] = True
+        return pixels
+
+    return mask(), mask()
+
+
+def _directed(queries: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distance of every query to its nearest point, all pairs."""
+    a, b = np.argwhere(queries), np.argwhere(points)
+    return np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2).min(axis=1))
+
+
+@given(mask_pairs())
+@settings(max_examples=400, deadline=None)
+def test_hausdorff_distance_is_scipys_and_simple_itks(masks: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = masks
     points = np.argwhere(a), np.argwhere(b)
     expected = max(directed_hausdorff(*points)[0], directed_hausdorff(*points[::-1])[0])
     assert hausdorff_distance(a, b) == pytest.approx(expected, abs=1e-9)
+    measure = sitk.HausdorffDistanceImageFilter()
+    measure.Execute(*(sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in masks))
+    # ITK computes distance maps in single precision.
+    assert hausdorff_distance(a, b) == pytest.approx(measure.GetHausdorffDistance(), abs=1e-4)
+
+
+@given(mask_pairs(), st.floats(0.1, 99.9))
+@settings(max_examples=300, deadline=None)
+def test_percentiles_are_between_surfaces(masks: tuple[np.ndarray, np.ndarray], percentile: float) -> None:
+    a, b = (mask ^ binary_erosion(mask) for mask in masks)
+    expected = max(np.percentile(_directed(a, b), percentile), np.percentile(_directed(b, a), percentile))
+    assert hausdorff_distance(*masks, percentile=percentile) == pytest.approx(expected, abs=1e-9)
+
+
+@given(mask_pairs(), st.floats(1, 99))
+@settings(max_examples=100, deadline=None)
+def test_percentiles_are_monais(masks: tuple[np.ndarray, np.ndarray], percentile: float) -> None:
+    monai = pytest.importorskip("monai.metrics")
+    tensors = [torch.from_numpy(mask)[None, None] for mask in masks]
+    expected = monai.compute_hausdorff_distance(*tensors, include_background=True, percentile=percentile).item()
+    # MONAI keeps distances in single precision.
+    assert hausdorff_distance(*masks, percentile=percentile) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("density", [0.5, 0.01, 0.0005])
+def test_hausdorff_distance_of_large_masks(density: float) -> None:
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:518, :518]
+    noise = rng.random((518, 518)) < density
+    shapes = [y < 259, np.hypot(y - 200, x - 300) < 90, x == 0, (y % 80 == 0) & (x % 17 == 0), np.ones_like(noise)]
+    for shape in shapes:
+        expected = max(distance_transform_edt(~noise)[shape].max(), distance_transform_edt(~shape)[noise].max())
+        assert hausdorff_distance(noise, shape) == pytest.approx(expected, abs=1e-9)
+
+
+@given(mask_pairs())
+@settings(max_examples=100, deadline=None)
+def test_dice_is_scikit_learns_f1(masks: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = masks
+    assert dice_score(a, b) == pytest.approx(f1_score(a.ravel(), b.ravel()), abs=1e-12)

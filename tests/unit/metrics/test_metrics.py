@@ -33,3 +33,22 @@ def test_empty_masks() -> None:
     assert dice_score(empty, full) == 0
     assert hausdorff_distance(empty, full) == 5
     assert hausdorff_distance(full, full) == 0
+
+
+def test_hausdorff_distance_by_hand() -> None:
+    a, b = np.zeros((1, 9), np.uint8), np.zeros((1, 9), np.uint8)
+    a[0, 0] = b[0, 8] = 255
+    assert hausdorff_distance(a, b) == 8
+    assert hausdorff_distance(a.T, b.T, percentile=50) == 8
+
+
+def test_probabilities_are_not_taken_for_masks() -> None:
+    with pytest.raises(InputError, match="cut probabilities first"):
+        hausdorff_distance(np.full((2, 2), 0.3), np.ones((2, 2)))
+    assert hausdorff_distance(np.ones((2, 2)), np.ones((2, 2))) == 0
+
+
+@pytest.mark.parametrize("percentile", [0, 101, float("nan")])
+def test_percentile_out_of_range(percentile: float) -> None:
+    with pytest.raises(InputError, match="percentile is"):
+        hausdorff_distance(np.ones((2, 2), bool), np.ones((2, 2), bool), percentile=percentile)

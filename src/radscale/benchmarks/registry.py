@@ -1,0 +1,25 @@
+"""The parts that can be measured. A part's file has `cases(options)`, and loads what it measures only when it is run."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from radscale.benchmarks.measure import Options, Result, compare
+from radscale.errors import InputError
+
+PARTS = {
+    "bootstrap": "average precisions of the paper's bootstrap, against scikit-learn loops",
+    "fit": "one automatic scaling-law fit, against scipy and lmfit",
+    "hausdorff": "Hausdorff distance of 518 x 518 masks, against scipy, OpenCV, SimpleITK, scikit-image and MONAI",
+    "resize": "a 2500 x 3000 image to 518 px, against SimpleITK",
+}
+
+
+def run_part(part: str, options: Options, progress: Callable[[int, int, str], None] | None = None) -> list[Result]:
+    """Measure a part.
+
+    Raises:
+        InputError: there is no such part.
+    """
+    if part not in PARTS:
+        raise InputError(f"part '{part}' is not known; choose one of {', '.join(PARTS)}")
+    return [compare(case, progress) for case in import_module(f"radscale.benchmarks.{part}").cases(options)]
