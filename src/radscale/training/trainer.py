@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ def train(
                 loss, measurements = objective.loss(step)
             if not torch.isfinite(loss):
                 parts = ", ".join(f"{name} {float(value):.4g}" for name, value in measurements.items())
-                raise NonFiniteLossError(f"loss is {float(loss)} at step {step} ({parts}); try a lower learning rate")
+                raise NonFiniteLossError(f"loss is {loss.item()} at step {step} ({parts}); try a lower learning rate")
             fabric.backward(loss)
             _hold_still(objective, settings, step)
             _clip(objective, settings, step)
@@ -201,8 +202,14 @@ class _Stop:
 
 @contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Turn SIGTERM (a scheduler, a stopped run) into a request that the loop honours at the end of its step."""
+    """Turn SIGTERM (a scheduler, a stopped run) into a request that the loop honours at the end of its step.
+
+    Python lets only the main thread receive signals; elsewhere whoever started the thread stops it.
+    """
     stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.requested = True
