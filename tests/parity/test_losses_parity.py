@@ -153,6 +153,24 @@ def test_masks_hide_as_much_as_the_references(meta: dict[str, Any], side: int, s
     assert masks.max() <= most + 1e-6
 
 
+def test_masks_have_blocks_like_the_references(reference: dict[str, Tensor]) -> None:
+    """Length of the border of what is hidden: ten masks of the reference lie among 200 of ours with as many patches."""
+
+    def border(mask: Tensor) -> int:
+        return int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
+
+    generator = torch.Generator().manual_seed(0)
+    deviations = []
+    for size_px, side in ((224, 16), (518, 37)):
+        for drawn in reference[f"mask.draw_{size_px}"].bool():
+            share = (drawn.sum().item() + 0.5) / side**2
+            ours = block_masks(200, side, generator, probability=1.0, ratio=(share, share))
+            borders = torch.tensor([float(border(mask.view(side, side))) for mask in ours])
+            deviations.append((border(drawn) - borders.mean()) / borders.std())
+    assert max(map(abs, deviations)) < 2.5
+    assert abs(sum(deviations) / len(deviations)) < 0.6  # two standard errors of the mean of ten
+
+
 def test_a_batch_hides_as_many_patches_as_the_references(meta: dict[str, Any]) -> None:
     facts = meta["collate_40img_518"]
     masks = block_masks(80, 37, torch.Generator().manual_seed(0), probability=0.5, ratio=(0.1, 0.5))

@@ -109,8 +109,9 @@ def test_on_real_images_it_is_at_least_as_good_as_logistic_regression(tmp_path: 
                 tokens = encoder.backbone.forward_tokens(encoder.preprocess(dataset.read_images(images)))
             pooled = torch.cat([tokens["cls"], tokens["patches"].mean(1)], dim=1).numpy()
             features |= dict(zip(dataset.manifest["sample_id"].take(images).to_pylist(), pooled, strict=True))
-    states = {row["id"]: row for row in pq.read_table(data / "labels.parquet").to_pylist() if row["state"] == "positive"}
-    task_of = {row["sample_id"]: states[row["study_id"]]["task"] for row in dataset.manifest.to_pylist()}
+    positives = pq.read_table(data / "labels.parquet").to_pandas().query("state == 'positive'")
+    assert set(positives.level) == {"sample"}
+    task_of = dict(zip(positives.id, positives.task, strict=True))
     train = dataset.manifest["sample_id"].take(dataset.select(split="train")).to_pylist()
     scaler = StandardScaler().fit([features[sample] for sample in train])
     ours, theirs = [], []

@@ -56,7 +56,8 @@ def run_pretraining(
         progress: called with (done, all, what).
 
     Returns:
-        Facts for the record: target and achieved budget, steps, samples seen, seconds, images per second, final losses.
+        Facts for the record: target and achieved budget, steps, samples seen, seconds, images per second, final losses, and
+        the number of PyTorch's threads: sums are split among them, so that only runs with as many have equal bytes.
 
     Raises:
         InputError: data, weights and settings that do not go together.
@@ -94,6 +95,7 @@ def run_pretraining(
         "unit": config.budget.unit,
         "target": config.budget.amount,
         "achieved": achieved[config.budget.unit],
+        "num_threads": torch.get_num_threads(),
         "training_seconds": round(result.seconds, 2),
         "images_per_second": round(samples / max(result.seconds, 1e-9), 1),
         "final": {name: float(f"{value:.6g}") for name, value in result.last.items()},

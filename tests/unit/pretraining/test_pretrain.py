@@ -20,7 +20,7 @@ from radscale.models import DinoHead, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
 from radscale.pretraining import pretrain as pretrain_module
 from radscale.pretraining.config import Augmentation, Dinov2Options, TextOptions
-from radscale.training import NonFiniteLossError, load_encoder, save_checkpoint, trainer
+from radscale.training import NonFiniteLossError, load_dino_head, load_encoder, save_checkpoint, trainer
 from radscale.training.checkpointing import load_training_state
 
 OPTIONS = Dinov2Options(
@@ -168,6 +168,42 @@ def test_timing_trials_leave_the_weights_and_the_head_alone(
     assert facts["target"] == 1
     assert digests(tmp_path / "timed") == digests(tmp_path / "plain")
     assert not (tmp_path / "timed" / "work" / "trial").exists()
+
+
+def test_prototypes_of_a_random_head_stay_at_first_and_those_of_a_given_one_do_not(data: Path, tmp_path: Path) -> None:
+    head = DinoHead(32, 32, 32, 16)
+    head.reset_parameters(torch.Generator().manual_seed(0))  # what a run of seed 0 would draw
+    save_checkpoint(tmp_path / "with", build_encoder(ENCODER, seed=3), head=head, info={})
+    save_checkpoint(tmp_path / "without", build_encoder(ENCODER, seed=3), info={})
+    # Both halves of the run: a backbone at rest lets the run begin without a head.
+    options = dataclasses.replace(OPTIONS, prototype_freeze_fraction=1.0, head_warmup_fraction=1.0)
+    config = settings("dinov2", architecture=None, dinov2=options)
+    moved = {}
+    for name in ("with", "without"):
+        pretrain(config, data, tmp_path / f"run-{name}", init=tmp_path / name)
+        exported = load_dino_head(tmp_path / f"run-{name}" / "out")
+        assert exported is not None
+        assert not torch.equal(exported.mlp[0].weight, head.mlp[0].weight)
+        moved[name] = not torch.equal(exported.last_layer.weight_v, head.last_layer.weight_v)
+    assert moved == {"with": True, "without": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_local_crops": -1}, "num_local_crops is -1"),
+        ({"global_scale": (0.9, 0.3)}, "global_scale is"),
+        ({"mask_ratio": (0.1, 1.5)}, "mask_ratio is"),
+        ({"student_temperature": 0.0}, "student_temperature is 0.0"),
+        ({"centering": "mean"}, "centering is mean; it must be centering or sinkhorn"),
+        ({"blur_probability": (0.5, 0.1)}, "blur_probability is"),
+        ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"head_warmup_fraction": 1.1}, "head_warmup_fraction is 1.1"),
+    ],
+)
+def test_dinov2_options_that_make_no_sense(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^dinov2.{message}"):
+        Dinov2Options(**change)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
