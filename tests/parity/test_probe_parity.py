@@ -35,7 +35,7 @@ class ArrayFeatures:
 def test_scores_of_the_result_are_scikit_learns_on_the_table(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "dataset")
     save_checkpoint(tmp_path / "encoder", build_encoder(ENCODER, seed=0), info={})
-    config = ProbeConfig(tasks=("blob", "stripe"), seeds=(0, 3), epochs=1, learning_rate=1e-4)
+    config = ProbeConfig(tasks=("blob", "stripe"), seeds=(0, 3), epochs=1, min_steps=1, learning_rate=1e-4)
     result = run_probing(config, encoder=tmp_path / "encoder", dataset=data, labels=data, out=tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pandas()
     for task, facts in result["task_sets"]["tasks"]["tasks"].items():
