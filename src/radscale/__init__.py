@@ -1,6 +1,9 @@
 """radscale: how much of our own data does it take to beat the open chest X-ray models, and what will more data buy?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from radscale.training.open_weights import load_encoder
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder"]
@@ -13,3 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return load_encoder
     raise AttributeError(f"module 'radscale' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

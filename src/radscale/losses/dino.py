@@ -62,7 +62,9 @@ def update_center(center: Tensor, teacher_logits: Tensor, momentum: float = 0.9)
 
     Args:
         center: (1, K), zeros at the start.
-        teacher_logits: (N, K) of this step.
+        teacher_logits: (N, K) of this step; without rows the centre stays.
         momentum: of the average.
     """
+    if len(teacher_logits) == 0:
+        return center
     return center * momentum + teacher_logits.float().mean(dim=0, keepdim=True) * (1 - momentum)

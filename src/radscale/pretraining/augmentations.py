@@ -183,7 +183,7 @@ def block_masks(
 
 def _add_blocks(mask: Tensor, target: int, generator: torch.Generator) -> None:
     side = mask.shape[0]
-    max_area = max(4, side * side // 2)
+    max_area = side // 2 * side
     # All the randomness of a mask at once: one draw per attempt would cost more than the rest of it.
     draws = torch.rand(256, 4, generator=generator).tolist()
     count = 0
@@ -191,7 +191,7 @@ def _add_blocks(mask: Tensor, target: int, generator: torch.Generator) -> None:
         remaining = target - count
         if remaining < 1:
             return
-        area = 4 + u_area * max(min(remaining, max_area) - 4, 0)
+        area = 4 + u_area * (min(remaining, max_area) - 4)
         aspect = 0.3 ** (1 - 2 * u_aspect)
         height, width = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
         if not (0 < height < side and 0 < width < side):

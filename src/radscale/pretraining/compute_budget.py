@@ -5,6 +5,7 @@ pure functions of the cost of an image, and the achieved amount is recorded besi
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -67,24 +68,27 @@ def steps_for(
 
 
 def training_flops_per_sample(config: "PretrainingConfig", encoder: "Encoder") -> float:
-    """FLOPs of one image in training: three forward passes of what is trained, one of a teacher.
+    """FLOPs of one image in training: three forward passes of what is trained (forward, gradients of inputs and of weights),
+    one of a teacher.
 
-    Counted on a copy without memory, from architecture and crop sizes alone, so that every machine gets the same number.
-    Texts count with the full context length.
+    Counted on a copy without memory, from architecture, batch and crop sizes alone, so that every machine gets the same
+    number. Stochastic depth that skips images of a batch counts as skipped. Texts count with the full context length.
+    Augmentation, losses and the optimizer are not counted.
     """
     with torch.device("meta"):
         copy = make_encoder(encoder.config_dict())
         if config.objective != "dinov2":
-            return 3 * _image_text_flops(config, copy)
+            return _image_text_flops(config, copy)
         assert isinstance(copy, ViTEncoder)
         return _dinov2_flops(config, copy)
 
 
-def _count(function: object, *inputs: torch.Tensor) -> float:
+def _count(function: Callable[..., object], *inputs: torch.Tensor) -> float:
+    """FLOPs of one call per row of the first input."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        function(*inputs)  # type: ignore[operator]
-    return float(counter.get_total_flops())
+        function(*inputs)
+    return counter.get_total_flops() / len(inputs[0])
 
 
 def _image_text_flops(config: "PretrainingConfig", encoder: "Encoder") -> float:
@@ -94,21 +98,25 @@ def _image_text_flops(config: "PretrainingConfig", encoder: "Encoder") -> float:
         encoder = with_text_tower(encoder, config, initialise=False)
     assert isinstance(encoder, ImageTextEncoder)
     size = config.image_size_px or encoder.preprocessing.image_size_px
-    image = _count(encoder.encode_image, torch.empty(1, 3, size, size))
-    length = encoder.lang_encoder.config.context_length
-    tokens = torch.zeros(1, length, dtype=torch.int64)
-    return image + _count(encoder.encode_tokens, tokens, torch.ones_like(tokens))
+    image = _count(encoder.train().encode_image, torch.empty(config.batch_size, 3, size, size))
+    tokens = torch.zeros(1, encoder.lang_encoder.config.context_length, dtype=torch.int64)
+    return 3 * (image + _count(encoder.encode_tokens, tokens, torch.ones_like(tokens)))
 
 
 def _dinov2_flops(config: "PretrainingConfig", encoder: ViTEncoder) -> float:
-    options = config.dinov2
+    from radscale.pretraining.dinov2 import replace_drop_path
+
+    options, batch = config.dinov2, config.batch_size
     backbone = encoder.backbone
-    large = _count(backbone.forward_tokens, torch.empty(1, 3, options.global_size_px, options.global_size_px))
-    small = _count(backbone.forward_tokens, torch.empty(1, 3, options.local_size_px, options.local_size_px))
+    replace_drop_path(encoder, options.drop_path)
+    views = torch.empty(2 * batch, 3, options.global_size_px, options.global_size_px)
+    crops = torch.empty(max(1, options.num_local_crops) * batch, 3, options.local_size_px, options.local_size_px)
     head = DinoHead(encoder.embedding_dim, options.num_prototypes, options.head_hidden, options.head_bottleneck)
     row = _count(head, torch.empty(1, encoder.embedding_dim))
     num_patches = (options.global_size_px // backbone.config.patch_size_px) ** 2
     num_masked = options.mask_probability * sum(options.mask_ratio) / 2 * num_patches * 2
-    student = 2 * large + options.num_local_crops * small + (2 + options.num_local_crops + num_masked) * row
-    teacher = 2 * large + (2 + num_masked) * row
+    teacher = 2 * _count(backbone.eval().forward_tokens, views) + (2 + num_masked) * row
+    backbone.train()
+    student = 2 * _count(backbone.forward_tokens, views) + (2 + options.num_local_crops + num_masked) * row
+    student += options.num_local_crops * _count(backbone.forward_tokens, crops)
     return 3 * student + teacher

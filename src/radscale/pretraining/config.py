@@ -7,6 +7,19 @@ from radscale.errors import InputError
 from radscale.pretraining.compute_budget import ComputeBudget
 
 
+def check_rules(settings: object, rules: dict[str, tuple[bool, str]], prefix: str = "") -> None:
+    """Refuse the first setting whose rule does not hold.
+
+    Args:
+        settings: has the attributes that `rules` names.
+        rules: name -> whether it holds, and in words.
+        prefix: of the names, where the settings are part of others.
+    """
+    for name, (holds, rule) in rules.items():
+        if not holds:
+            raise InputError(f"{prefix}{name} is {getattr(settings, name)}; it must be {rule}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
     """What a report becomes before it is tokenized."""
@@ -81,6 +94,39 @@ class Dinov2Options:
     head_warmup_fraction: float = 0.0
     """Share of the steps in which only the head learns. Needed if the weights come without their head: training the
     backbone against a random head destroys it."""
+    prototype_freeze_fraction: float = 0.01
+    """Share of the steps in which the prototypes (last layer) of a random head stay (DINOv2: the first of 100 epochs). A head
+    that comes with the weights learns from the start."""
+
+    def __post_init__(self) -> None:
+        def rising(values: tuple[float, ...], low: float, high: float) -> bool:
+            return len(values) == 2 and low <= values[0] <= values[1] <= high
+
+        fractions = ("flip", "jitter", "mask")
+        rules = {
+            "global_size_px": (self.global_size_px > 0, "above 0"),
+            "local_size_px": (self.local_size_px > 0, "above 0"),
+            "num_local_crops": (self.num_local_crops >= 0, "0 or more"),
+            "global_scale": (rising(self.global_scale, 0, 1) and self.global_scale[0] > 0, "two rising shares in (0, 1]"),
+            "local_scale": (rising(self.local_scale, 0, 1) and self.local_scale[0] > 0, "two rising shares in (0, 1]"),
+            "mask_ratio": (rising(self.mask_ratio, 0, 1), "two rising shares in [0, 1]"),
+            "momentum": (rising(self.momentum, 0, 1), "two rising numbers in [0, 1]"),
+            "student_temperature": (self.student_temperature > 0, "above 0"),
+            "teacher_temperature": (min(self.teacher_temperature) > 0, "above 0"),
+            "centering": (self.centering in ("centering", "sinkhorn"), "centering or sinkhorn"),
+            "drop_path": (0 <= self.drop_path < 1, "from 0 to below 1"),
+            "layer_decay": (0 < self.layer_decay <= 1, "above 0, at most 1"),
+            "blur_probability": (
+                len(self.blur_probability) == 3 and all(0 <= p <= 1 for p in self.blur_probability),
+                "three probabilities: first global, second global, local crops",
+            ),
+            **{f"{name}_probability": (0 <= getattr(self, f"{name}_probability") <= 1, "from 0 to 1") for name in fractions},
+            **{
+                f"{name}_fraction": (0 <= getattr(self, f"{name}_fraction") <= 1, "from 0 to 1")
+                for name in ("teacher_warmup", "head_warmup", "prototype_freeze")
+            },
+        }
+        check_rules(self, rules, "dinov2.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +167,19 @@ class PretrainingConfig:
 
     def __post_init__(self) -> None:
         rules = {
+            "objective": (self.objective in ("clip", "unicl", "dinov2"), "clip, unicl or dinov2"),
+            "precision": (self.precision in ("fp32", "bf16"), "fp32 or bf16"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
             "replicate": (self.replicate >= 0, "0 or more"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "clip_norm": (self.clip_norm is None or self.clip_norm > 0, "above 0, or none"),
+            "image_size_px": (self.image_size_px is None or self.image_size_px > 0, "above 0"),
             "warmup_fraction": (0 <= self.warmup_fraction < 1, "from 0 to below 1"),
             "ema_decay": (0 <= self.ema_decay < 1, "from 0 to below 1"),
             "subset_size": (self.subset_size is None or self.subset_size > 0, "above 0"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {rule}")
+        check_rules(self, rules)
         if self.objective == "unicl" and not self.label_tasks:
             raise InputError(
                 "objective unicl needs label_tasks: the tasks whose labels become texts, e.g. {ETT: Endotracheal Tube}"

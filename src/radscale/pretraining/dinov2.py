@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 
 from radscale.errors import InputError
 from radscale.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp, softmax_center, update_center
-from radscale.models import DinoHead, Encoder, ViTEncoder
+from radscale.models import DinoHead, Encoder, ViTConfig, ViTEncoder
 from radscale.pretraining.augmentations import apply_crops, block_masks, plan_crops
-from radscale.pretraining.config import PretrainingConfig
+from radscale.pretraining.config import Dinov2Options, PretrainingConfig
 from radscale.pretraining.images import SubsetImages
 from radscale.training import ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
 
@@ -93,37 +94,16 @@ class Dinov2Objective:
         cls_targets, patch_targets, entropy = self._teach(views, hidden, step)
 
         student = self.encoder.backbone.forward_tokens(views, masks, generator)
-        small = self.encoder.backbone.forward_tokens(local, None, generator)["cls"]
+        small = self.encoder.backbone.forward_tokens(local, None, generator)["cls"] if len(local) else student["cls"][:0]
         hidden_patches = student["patches"].flatten(0, 1)[hidden]
         logits = self.head(torch.cat([student["cls"], small, hidden_patches]))
         global_logits, local_logits, patch_logits = logits.split([len(views), len(small), len(hidden)])
 
-        # Pairs of different views only: a global view against the other one, each local view against both.
-        num_pairs = 2 + 2 * self.options.num_local_crops
-        swapped = torch.cat(cls_targets.chunk(2)[::-1])
-        dino_global = 2 * dino_loss(global_logits, swapped, self.options.student_temperature) / num_pairs
-        dino_local = sum(
-            (
-                dino_loss(crop, view, self.options.student_temperature)
-                for crop in local_logits.chunk(self.options.num_local_crops)
-                for view in cls_targets.chunk(2)
-            ),
-            torch.zeros((), device=self.device),
+        total, measurements = distillation_loss(
+            student["cls"], global_logits, local_logits, patch_logits, cls_targets, patch_targets, masks, self.options
         )
-        dino_local = dino_local / num_pairs
-        weights = (1 / masks.sum(dim=1).clamp(min=1))[:, None].expand_as(masks)[masks]
-        ibot = ibot_loss(patch_logits, patch_targets, weights, len(views), self.options.student_temperature)
-        koleo = sum((koleo_loss(view) for view in student["cls"].chunk(2)), torch.zeros((), device=self.device))
-        total = dino_global + dino_local + self.options.ibot_weight * ibot + self.options.koleo_weight * koleo
-        measurements = {
-            "dino_global": dino_global.detach(),
-            "dino_local": dino_local.detach(),
-            "ibot": ibot.detach(),
-            "koleo": koleo.detach(),
-            "teacher_entropy": entropy,
-            "feature_std": nn.functional.normalize(student["cls"].detach().float(), dim=-1).std(dim=0).mean(),
-        }
-        return total, measurements
+        features = nn.functional.normalize(student["cls"].detach().float(), dim=-1)
+        return total, {**measurements, "teacher_entropy": entropy, "feature_std": features.std(dim=0).mean()}
 
     def _views(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Two global views (B, 3, G, G) and the local ones (L * B, 3, l, l)."""
@@ -201,10 +181,47 @@ class Dinov2Objective:
         return encoder.cpu().eval(), copy.deepcopy(self.teacher_head).cpu()
 
 
-def replace_drop_path(encoder: ViTEncoder, rate: float) -> Any:
-    """Set the stochastic depth of training in every block; returns the configuration that says so."""
-    from dataclasses import replace
+def distillation_loss(
+    student_cls: Tensor,
+    global_logits: Tensor,
+    local_logits: Tensor,
+    patch_logits: Tensor,
+    cls_targets: Tensor,
+    patch_targets: Tensor,
+    masks: Tensor,
+    options: Dinov2Options,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """DINOv2's sum of losses and its weighted parts, for B images with two global and L local views, ordered view by view.
 
+    Args:
+        student_cls: (2B, D), of the global views, before the head.
+        global_logits: (2B, K), the student's.
+        local_logits: (L * B, K), the student's.
+        patch_logits: (M, K), the student's at the M masked patches, crop by crop.
+        cls_targets: (2B, K), the teacher's probabilities of the global views.
+        patch_targets: (M, K), the teacher's at the masked patches.
+        masks: (2B, N) bool, M of them true.
+        options: number of local crops, weights and temperature.
+    """
+    temperature, num_local = options.student_temperature, options.num_local_crops
+    # Pairs of different views only: a global view against the other one, each local view against both.
+    num_pairs = 2 + 2 * num_local
+    swapped = torch.cat(cls_targets.chunk(2)[::-1])
+    dino_global = 2 * dino_loss(global_logits, swapped, temperature) / num_pairs
+    dino_local = torch.zeros_like(dino_global)
+    for crop in local_logits.chunk(num_local) if num_local else ():
+        for view in cls_targets.chunk(2):
+            dino_local = dino_local + dino_loss(crop, view, temperature) / num_pairs
+    mask_weights = (1 / masks.sum(dim=1).clamp(min=1))[:, None].expand_as(masks)[masks]
+    ibot = options.ibot_weight * ibot_loss(patch_logits, patch_targets, mask_weights, len(masks), temperature)
+    first, second = student_cls.chunk(2)  # never across views: the two views of an image should be alike
+    koleo = options.koleo_weight * (koleo_loss(first) + koleo_loss(second))
+    parts = {"dino_global": dino_global, "dino_local": dino_local, "ibot": ibot, "koleo": koleo}
+    return dino_global + dino_local + ibot + koleo, {name: value.detach() for name, value in parts.items()}
+
+
+def replace_drop_path(encoder: ViTEncoder, rate: float) -> ViTConfig:
+    """Set the stochastic depth of training in every block; returns the configuration that says so."""
     for block in encoder.backbone.blocks:
         block.drop_path = rate  # type: ignore[assignment]
     return replace(encoder.backbone.config, drop_path=rate)

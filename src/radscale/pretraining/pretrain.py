@@ -1,5 +1,6 @@
 """One pretraining run: from a dataset and weights to a checkpoint, with the compute it was given and the compute it used."""
 
+import copy
 import hashlib
 import json
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from radscale.datasets import Dataset, read_label_table
 from radscale.errors import InputError
@@ -53,30 +56,33 @@ def run_pretraining(
         progress: called with (done, all, what).
 
     Returns:
-        Facts for the record: target and achieved budget, steps, samples seen, seconds, images per second, final losses.
+        Facts for the record: target and achieved budget, steps, samples seen, seconds, images per second, final losses, and
+        the number of PyTorch's threads: sums are split among them, so that only runs with as many have equal bytes.
 
     Raises:
         InputError: data, weights and settings that do not go together.
     """
     data = Dataset(dataset)
-    encoder, head, from_scratch = _start(config, init, init_name)
     rows = data.select(split="train") if config.subset_size is None else data.subset_rows(config.subset_size, config.replicate)
     images = SubsetImages(data, rows.tolist(), config.max_memory_gb)
+    encoder, head, from_scratch = _start(config, init, init_name)
+    weights = _digest(encoder, head)
     flops = training_flops_per_sample(config, encoder)
 
-    def make(total_steps: int) -> ContrastiveObjective | Dinov2Objective:
-        fresh = _start(config, init, init_name)[0] if calibrating else encoder
+    def make(encoder: Encoder, head: DinoHead | None, total_steps: int) -> ContrastiveObjective | Dinov2Objective:
+        """The objective, which changes the modules that it is given."""
         if config.objective == "dinov2":
-            return Dinov2Objective(fresh, head, images, config, total_steps, from_scratch=from_scratch)
-        return ContrastiveObjective(fresh, images, _rows(config, data, rows, labels), config, from_scratch=from_scratch)
+            return Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch)
+        return ContrastiveObjective(encoder, images, _rows(config, data, rows, labels), config, from_scratch=from_scratch)
 
-    calibrating = config.budget.unit == "gpu_seconds"
-    seconds_per_sample = _calibrate(make, config, work) if calibrating else None
-    calibrating = False
+    seconds_per_sample = None
+    if config.budget.unit == "gpu_seconds":
+        seconds_per_sample = _calibrate(lambda steps: make(*copy.deepcopy((encoder, head)), steps), config, work)
     steps = steps_for(config.budget, config.batch_size, flops_per_sample=flops, seconds_per_sample=seconds_per_sample)
-    objective = make(steps)
-    identity = _identity(config, data, rows, steps)
-    result = train(objective, _loop_settings(config, steps), work=work, identity=identity, progress=progress)
+    objective = make(encoder, head, steps)
+    identity = _identity(config, data, rows, steps, weights, objective)
+    loop = _loop_settings(config, steps, new_head=head is None)
+    result = train(objective, loop, work=work, identity=identity, progress=progress)
 
     samples = steps * config.batch_size
     achieved = {"samples_seen": float(samples), "flops": samples * flops, "gpu_seconds": result.seconds}
@@ -89,6 +95,7 @@ def run_pretraining(
         "unit": config.budget.unit,
         "target": config.budget.amount,
         "achieved": achieved[config.budget.unit],
+        "num_threads": torch.get_num_threads(),
         "training_seconds": round(result.seconds, 2),
         "images_per_second": round(samples / max(result.seconds, 1e-9), 1),
         "final": {name: float(f"{value:.6g}") for name, value in result.last.items()},
@@ -164,12 +171,14 @@ def _positives(labels: Path | None, config: PretrainingConfig) -> dict[tuple[str
     return found
 
 
-def _loop_settings(config: PretrainingConfig, steps: int) -> LoopSettings:
+def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> LoopSettings:
     warmup = min(round(config.warmup_fraction * steps), steps - 1)
     final_decay = config.weight_decay if config.final_weight_decay is None else config.final_weight_decay
-    frozen = {}
+    frozen: dict[str, int] = {}
     if config.objective == "dinov2":
-        frozen = {"backbone": round(config.dinov2.head_warmup_fraction * steps)}
+        frozen["backbone"] = round(config.dinov2.head_warmup_fraction * steps)
+        if new_head:
+            frozen["head.last_layer"] = round(config.dinov2.prototype_freeze_fraction * steps)
     return LoopSettings(
         learning_rate=cosine_schedule(config.learning_rate, config.final_learning_rate, steps, warmup),
         weight_decay=cosine_schedule(config.weight_decay, final_decay, steps),
@@ -180,7 +189,7 @@ def _loop_settings(config: PretrainingConfig, steps: int) -> LoopSettings:
     )
 
 
-def _calibrate(make: Callable[[int], Any], config: PretrainingConfig, work: Path) -> float:
+def _calibrate(make: Callable[[int], ContrastiveObjective | Dinov2Objective], config: PretrainingConfig, work: Path) -> float:
     """Seconds of one image on this hardware, measured once per run and kept, so that a resumed run plans the same steps."""
     path = work / CALIBRATION
     if path.exists():
@@ -188,11 +197,12 @@ def _calibrate(make: Callable[[int], Any], config: PretrainingConfig, work: Path
     trial = work / "trial"
     seconds = []
     for steps in (1, 1 + CALIBRATION_STEPS):  # the first trial warms up
+        shutil.rmtree(trial, ignore_errors=True)  # of a session that was killed here
         objective = make(steps)
         started = time.monotonic()
-        train(objective, _loop_settings(config, steps), work=trial, identity="trial")
+        train(objective, _loop_settings(config, steps, new_head=False), work=trial, identity="trial")
         seconds.append(time.monotonic() - started)
-        shutil.rmtree(trial, ignore_errors=True)
+    shutil.rmtree(trial)
     value = max(seconds[1] - seconds[0], seconds[1] / (2 + CALIBRATION_STEPS)) / (CALIBRATION_STEPS * config.batch_size)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"seconds_per_sample": value}), encoding="utf-8")
@@ -200,12 +210,35 @@ def _calibrate(make: Callable[[int], Any], config: PretrainingConfig, work: Path
     return value
 
 
-def _identity(config: PretrainingConfig, data: Dataset, rows: np.ndarray, steps: int) -> str:
-    """Names this run: a state of other settings, other images or another number of steps is not resumed."""
-    ids = data.manifest["sample_id"].take(rows).to_pylist()
-    settings = {**asdict(config), "budget": [config.budget.unit, config.budget.amount], "steps": steps}
-    text = json.dumps(settings, sort_keys=True) + "\n".join(ids)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(*modules: nn.Module | None) -> str:
+    """SHA-256 of names and weights."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in (module.state_dict() if module is not None else {}).items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _identity(
+    config: PretrainingConfig,
+    data: Dataset,
+    rows: np.ndarray,
+    steps: int,
+    weights: str,
+    objective: ContrastiveObjective | Dinov2Objective,
+) -> str:
+    """Names this run: a state of other settings, weights, images, texts or another number of steps is not resumed."""
+    facts: dict[str, Any] = {
+        "settings": {**asdict(config), "budget": [config.budget.unit, config.budget.amount]},
+        "steps": steps,
+        "weights": weights,
+        "images": data.manifest["sha256"].take(rows).to_pylist(),
+    }
+    if isinstance(objective, ContrastiveObjective):
+        pairs = objective.rows
+        facts["pairs"] = [pairs.image.tolist(), pairs.text, pairs.label.tolist()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 __all__ = ["ComputeBudget", "run_pretraining"]

@@ -179,6 +179,7 @@ def train_probe(
     seeds: Sequence[int],
     epochs: int = 25,
     batch_size: int = 512,
+    min_steps: int = 1,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
     warmup_fraction: float = 0.05,
@@ -189,7 +190,8 @@ def train_probe(
 
     AdamW on the mean binary cross-entropy over the known targets of a batch; cosine schedule to 0 after a linear
     warm-up. Seeds differ in their initial weights; the order of the batches depends on the epoch only and is shared, so
-    that each feature is read once for all seeds. Batches are of equal size up to one image.
+    that each feature is read once for all seeds. Batches are of equal size up to one image, at most `batch_size`, and small
+    enough for `min_steps` steps in all (if there are images enough).
 
     Args:
         features: source of the training features.
@@ -205,7 +207,7 @@ def train_probe(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": [probe.bias], "weight_decay": 0.0}]
     )
-    batches_per_epoch = -(-num_images // batch_size)
+    batches_per_epoch = min(num_images, max(-(-num_images // batch_size), -(-min_steps // epochs)))
     num_steps = epochs * batches_per_epoch
     rates = cosine_schedule(learning_rate, 0.0, num_steps, warmup_steps=int(warmup_fraction * num_steps))
     for step in range(num_steps):

@@ -65,12 +65,21 @@ class ComputedFeatures:
         return torch.cat(list(self.compute(positions)))
 
     def compute(self, positions: np.ndarray) -> Iterator[Tensor]:
-        """(b, N, C) float32 batch by batch, in the order of `positions`."""
+        """(b, N, C) float32 batch by batch, in the order of `positions`.
+
+        Raises:
+            InputError: the encoder gives infinite or undefined numbers.
+        """
         for images in self._read_ahead(self._rows[positions]):
             # Not inference mode: autograd must be able to save these tensors for the probe's backward pass.
             with torch.no_grad():
                 maps = self._encoder.forward_features(self._encoder.preprocess(images).to(self.device))
                 normed = normalise_to_grid([feature_map.float() for feature_map in maps], self._grid)
+            if not bool(normed.isfinite().all()):
+                raise InputError(
+                    f"encoder ({self._encoder.origin}): its features are infinite or undefined numbers; "
+                    "check its weights, or train it again with a lower learning rate"
+                )
             yield normed.flatten(2).transpose(1, 2)
 
     def _read_ahead(self, rows: np.ndarray) -> Iterator[list[np.ndarray]]:

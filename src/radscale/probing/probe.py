@@ -155,6 +155,7 @@ def _train(
         seeds=config.seeds,
         epochs=config.epochs,
         batch_size=config.batch_size,
+        min_steps=config.min_steps,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         warmup_fraction=config.warmup_fraction,

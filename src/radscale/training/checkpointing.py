@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def load_published_state(encoder: Encoder, state: dict[str, Tensor], source: str
     """Load weights under their published names, strictly.
 
     Raises:
-        InputError: naming missing, unexpected and reshaped tensors.
+        InputError: naming missing, unexpected and reshaped tensors, or one that holds no finite numbers.
     """
     expected = published_state(encoder)
     check_names({name: tuple(tensor.shape) for name, tensor in expected.items()}, state, source)
@@ -74,13 +75,19 @@ def load_published_state(encoder: Encoder, state: dict[str, Tensor], source: str
     whole = next((name for name, tensor in state.items() if not tensor.is_floating_point()), None)
     if whole is not None:
         raise InputError(f"{source}: {whole} is {state[whole].dtype}; quantised weights are not read, give float ones")
+    broken = next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), None)
+    if broken is not None:
+        raise InputError(f"{source}: {broken} holds infinite or undefined numbers; download or export the weights again")
     # Assigned, not copied: full-size weights are not held twice.
     floats = {prefix + name: tensor.to(torch.float32) for name, tensor in state.items()}
     encoder.load_state_dict(floats, strict=True, assign=True)
     for parameter in encoder.parameters():
         parameter.requires_grad_(True)
     cast = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()} - {"float32"})
-    encoder.origin = source + (f" (cast from {', '.join(cast)} to float32)" if cast else "")
+    encoder.origin = source
+    if cast:
+        encoder.origin += f" (cast from {', '.join(cast)} to float32)"
+        warnings.warn(f"{encoder.origin}: features are not exactly those of the float32 weights", stacklevel=2)
 
 
 def check_names(expected: dict[str, tuple[int, ...]], found: dict[str, Tensor], source: str) -> None:
@@ -150,7 +157,7 @@ def load_checkpoint(directory: Path) -> Encoder:
     config = read_json(directory / CONFIG)
     if "model_type" in config:
         raise InputError(
-            f"{directory}: a Hugging Face folder; load it by name: load_encoder('rad-dino', weights={directory.name!r})"
+            f"{directory}: a Hugging Face folder; load it by name: load_encoder('dinov2', weights={str(directory)!r})"
         )
     if config.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{directory}: schema_version {config.get('schema_version')!r}; this radscale reads {SCHEMA_VERSION}")

@@ -40,6 +40,10 @@ def load_encoder(name: str, weights: str | Path | None = None, tokenizer: str | 
         tokenizer: folder of the CLIP tokenizer that comes with MedImageInsight. The vocabulary is the standard one, so it is
             needed only to check that this is so.
 
+    Returns:
+        For images of side S: `preprocess` (list of (H, W) uint8 arrays -> (B, 3, S, S)), `forward_features` (four maps
+        (B, C, h, w)), `encode_image` and `encode_text` ((B, D), L2-normalised).
+
     Raises:
         InputError: missing files, weights of another model, unknown name.
     """
@@ -57,6 +61,8 @@ def load_encoder(name: str, weights: str | Path | None = None, tokenizer: str | 
             _check_tokenizer(Path(tokenizer))
         return encoder
     if name in ("rad-dino", "dinov2"):
+        if tokenizer is not None:
+            raise InputError(f"tokenizer: {name} reads images only; a tokenizer belongs to medimageinsight")
         return _load_dinov2(path)
     raise InputError(f"unknown encoder '{name}'; allowed: {', '.join(NAMES)}, or a checkpoint folder without weights")
 
@@ -110,7 +116,7 @@ def _load_dinov2(directory: Path) -> Encoder:
             {
                 "family": "vit",
                 "architecture": _architecture_from_huggingface(config, directory),
-                "preprocessing": _preprocessing_from_huggingface(directory, int(config.get("image_size", 518))),
+                "preprocessing": _preprocessing_from_huggingface(directory, config),
             }
         )
     load_published_state(encoder, dinov2_names(state), file.name)
@@ -136,25 +142,34 @@ def _architecture_from_huggingface(config: dict[str, Any], directory: Path) -> d
         }
     except KeyError as error:
         raise InputError(f"{directory}/config.json: no key {error}; it is not the configuration of a DINOv2 model") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory}/config.json: a size is no number ({error}); take the file that came with the weights"
+        ) from None
 
 
-def _preprocessing_from_huggingface(directory: Path, image_size_px: int) -> dict[str, Any]:
+def _preprocessing_from_huggingface(directory: Path, model: dict[str, Any]) -> dict[str, Any]:
     path = directory / "preprocessor_config.json"
+    image_size_px = model.get("image_size", 518)
     if not path.exists():
         warnings.warn(f"{directory.name}: no preprocessor_config.json, taking ImageNet statistics", stacklevel=4)
         return {"image_size_px": image_size_px}
     config = read_json(path)
-    crop = config.get("crop_size", {})
-    size = int(crop.get("height", image_size_px)) if isinstance(crop, dict) else int(crop)
-    edge = config.get("size", {})
-    shortest = int(edge.get("shortest_edge", size)) if isinstance(edge, dict) else int(edge)
-    return {
-        "image_size_px": size,
-        "resize": "shortest_edge_center_crop",
-        "mean": tuple(float(value) for value in config.get("image_mean", IMAGENET_MEAN)),
-        "std": tuple(float(value) for value in config.get("image_std", IMAGENET_STD)),
-        "crop_fraction": min(1.0, size / shortest),
-    }
+    crop, edge = config.get("crop_size", {}), config.get("size", {})
+    try:
+        size = int(crop.get("height", image_size_px)) if isinstance(crop, dict) else int(crop)
+        shortest = int(edge.get("shortest_edge", size)) if isinstance(edge, dict) else int(edge)
+        return {
+            "image_size_px": size,
+            "resize": "shortest_edge_center_crop",
+            "mean": tuple(float(value) for value in config.get("image_mean", IMAGENET_MEAN)),
+            "std": tuple(float(value) for value in config.get("image_std", IMAGENET_STD)),
+            "crop_fraction": min(1.0, size / shortest),
+        }
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{path}: sizes or statistics are no numbers ({error}); take the file that came with the weights"
+        ) from None
 
 
 HUGGINGFACE_NAMES = (

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from radscale.errors import InputError
 from radscale.training.checkpointing import load_training_state, save_training_state
 
 STATE = "training_state.pt"
@@ -23,8 +25,8 @@ EXIT_INTERRUPTED = 143
 Progress = Callable[[int, int, str], None]
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is not a number; raised before the optimizer could use it."""
+class NonFiniteLossError(InputError):
+    """The loss or its gradient is not a number; raised before the optimizer could use it."""
 
 
 class Objective(Protocol):
@@ -57,7 +59,7 @@ class LoopSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
     frozen: dict[str, int] = field(default_factory=dict)
-    """Modules (of `trained_modules`) whose weights stay as they are for the first so many steps."""
+    """Modules ("backbone", or a part such as "head.last_layer") whose weights stay as they are for the first so many steps."""
     precision: str = "32-true"
     images_per_step: int = 1
     log_every: int = 10
@@ -88,15 +90,14 @@ def train(
         progress: called with (steps done, steps in all, what).
 
     Raises:
-        NonFiniteLossError: the loss is infinite or not a number; weights are still those before the step.
+        NonFiniteLossError: the loss or a gradient is infinite or not a number; weights are still those before the step.
         SystemExit: after SIGTERM, with the state saved.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)  # type: ignore[arg-type]
     objective.to(fabric.device)
     optimizer = torch.optim.AdamW(objective.parameter_groups(), lr=0.0, betas=settings.betas, fused=True)
-    step, seconds = _resume(objective, optimizer, work, identity)
+    step, seconds, last = _resume(objective, optimizer, work, identity)
     log = _Log(work / METRICS, step)
-    last: dict[str, float] = {}
     started = saved = time.monotonic()
     with _stop_signal() as stop:
         while step < settings.total_steps:
@@ -105,10 +106,10 @@ def train(
                 loss, measurements = objective.loss(step)
             if not torch.isfinite(loss):
                 parts = ", ".join(f"{name} {float(value):.4g}" for name, value in measurements.items())
-                raise NonFiniteLossError(f"loss is {float(loss)} at step {step} ({parts}); try a lower learning rate")
+                raise NonFiniteLossError(f"loss is {loss.item()} at step {step} ({parts}); try a lower learning rate")
             fabric.backward(loss)
             _hold_still(objective, settings, step)
-            _clip(objective, settings)
+            _clip(objective, settings, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             objective.after_step(step)
@@ -121,31 +122,29 @@ def train(
                 progress(step, settings.total_steps, f"steps, loss {last['loss']:.3f}" if last else "steps")
             now = time.monotonic()
             if stop.requested or (now - saved > settings.save_every_seconds and step < settings.total_steps):
-                _save(objective, optimizer, work, identity, step, seconds + now - started)
+                progress_so_far = {"identity": identity, "step": step, "seconds": seconds + now - started, "last": last}
+                _save(objective, optimizer, work, progress_so_far)
                 saved = time.monotonic()
             if stop.requested:
                 raise SystemExit(EXIT_INTERRUPTED)
     return LoopResult(seconds + time.monotonic() - started, last)
 
 
-def _resume(objective: Objective, optimizer: torch.optim.Optimizer, work: Path, identity: str) -> tuple[int, float]:
+def _resume(
+    objective: Objective, optimizer: torch.optim.Optimizer, work: Path, identity: str
+) -> tuple[int, float, dict[str, float]]:
+    """Steps done, seconds used and the last measurements of an earlier session of this run; 0, 0 and none without one."""
     state = load_training_state(work / STATE)
     if state is None or state["identity"] != identity:
         (work / METRICS).unlink(missing_ok=True)
-        return 0, 0.0
+        return 0, 0.0, {}
     objective.load_state(state["objective"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"])
+    return int(state["step"]), float(state["seconds"]), dict(state["last"])
 
 
-def _save(objective: Objective, optimizer: torch.optim.Optimizer, work: Path, identity: str, step: int, seconds: float) -> None:
-    state = {
-        "identity": identity,
-        "step": step,
-        "seconds": seconds,
-        "objective": objective.state(),
-        "optimizer": optimizer.state_dict(),
-    }
+def _save(objective: Objective, optimizer: torch.optim.Optimizer, work: Path, progress_so_far: dict[str, Any]) -> None:
+    state = {**progress_so_far, "objective": objective.state(), "optimizer": optimizer.state_dict()}
     save_training_state(work / STATE, state)
 
 
@@ -159,14 +158,22 @@ def _hold_still(objective: Objective, settings: LoopSettings, step: int) -> None
     """Drop the gradients of frozen modules: AdamW leaves a parameter without gradient alone, its decay included."""
     for name, num_steps in settings.frozen.items():
         if step < num_steps:
-            for parameter in objective.trained_modules()[name].parameters():
+            module, _, part = name.partition(".")
+            for parameter in objective.trained_modules()[module].get_submodule(part).parameters():
                 parameter.grad = None
 
 
-def _clip(objective: Objective, settings: LoopSettings) -> None:
-    if settings.clip_norm is not None:
-        for module in objective.trained_modules().values():
-            torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+def _clip(objective: Objective, settings: LoopSettings, step: int) -> None:
+    """Bound the gradient of each module by itself, as DINOv2 does.
+
+    Raises:
+        NonFiniteLossError: clipping by an infinite norm would make the weights infinite or not a number.
+    """
+    for name, module in objective.trained_modules().items():
+        parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
+        if not torch.isfinite(norm):
+            raise NonFiniteLossError(f"gradient of {name} is {float(norm)} at step {step}; try a lower learning rate")
 
 
 class _Log:
@@ -195,8 +202,14 @@ class _Stop:
 
 @contextmanager
 def _stop_signal() -> Iterator[_Stop]:
-    """Turn SIGTERM (a scheduler, a stopped run) into a request that the loop honours at the end of its step."""
+    """Turn SIGTERM (a scheduler, a stopped run) into a request that the loop honours at the end of its step.
+
+    Python lets only the main thread receive signals; elsewhere whoever started the thread stops it.
+    """
     stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.requested = True

@@ -137,3 +137,10 @@ def test_dice_of_right_wrong_and_empty_masks() -> None:
     assert dice_loss(-sure, mask).item() == pytest.approx(1 - 1 / 65, abs=1e-6)
     empty = torch.zeros_like(mask)
     assert dice_loss(torch.full_like(mask, -40), empty).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_without_masked_patches_the_centre_stays_and_targets_are_empty() -> None:
+    center, nothing = torch.ones(1, 4), torch.zeros(0, 4)
+    assert torch.equal(update_center(center, nothing), center)
+    assert sinkhorn_knopp(nothing, 0.05).shape == softmax_center(nothing, center, 0.05).shape == (0, 4)
+    assert ibot_loss(nothing, nothing, torch.zeros(0), num_crops=4).item() == 0

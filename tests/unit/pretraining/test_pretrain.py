@@ -1,5 +1,6 @@
 """Whole runs on a small dataset: what they learn, that they resume bit for bit, and what they refuse."""
 
+import dataclasses
 import hashlib
 import json
 import signal
@@ -7,15 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from blob_dataset import ENCODER, write_dataset
 from radscale.errors import InputError
-from radscale.models import build_encoder
+from radscale.models import DinoHead, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
+from radscale.pretraining import pretrain as pretrain_module
 from radscale.pretraining.config import Augmentation, Dinov2Options, TextOptions
-from radscale.training import load_encoder, save_checkpoint, trainer
+from radscale.training import NonFiniteLossError, load_dino_head, load_encoder, save_checkpoint, trainer
+from radscale.training.checkpointing import load_training_state
 
 OPTIONS = Dinov2Options(
     global_size_px=32, local_size_px=16, num_local_crops=2, num_prototypes=32, head_hidden=32, head_bottleneck=16, drop_path=0.2
@@ -57,45 +63,162 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+class Killed(BaseException):
+    """What no handler catches: the process ends here without another word."""
+
+
+def end_at(step: int, how: str) -> Callable[[int, int, str], None]:
+    """Stop politely (SIGTERM) or die after `step` steps."""
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done == step:
+            if how == "killed":
+                raise Killed
+            signal.raise_signal(signal.SIGTERM)
+
+    return progress
+
+
+def tensors(value: Any, name: str = "") -> dict[str, Any]:
+    """All leaves of nested dicts and lists by their path."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {path: leaf for key, item in items for path, leaf in tensors(item, f"{name}/{key}").items()}
+    return {name: value}
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_run_stopped_or_killed_and_run_again_ends_with_the_same_bytes(
+def test_a_run_stopped_and_killed_at_any_step_ends_with_the_same_bytes(
     objective: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(objective)
     straight = pretrain(config, data, tmp_path / "straight")
     assert "model.safetensors" in digests(tmp_path / "straight")
-
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 2:
-            signal.raise_signal(signal.SIGTERM)
-
     with pytest.raises(SystemExit) as stopped:
-        pretrain(config, data, tmp_path / "stopped", stop)
+        pretrain(config, data, tmp_path / "stopped", end_at(2, "stopped"))
     assert stopped.value.code == trainer.EXIT_INTERRUPTED
-
-    class Killed(BaseException):
-        pass
-
-    def kill(done: int, total: int, what: str) -> None:
-        if done == 5:
-            raise Killed  # after the state of step 4 was written, before that of step 5
-
-    monkeypatch.setattr(trainer.LoopSettings, "save_every_seconds", -1.0)
-    config_kept = settings(objective)
-    with pytest.raises(Killed):
-        pretrain(config_kept, data, tmp_path / "stopped", kill)
-    resumed = pretrain(config, data, tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_module, "_loop_settings", saving_every_step(pretrain_module._loop_settings))
+        with pytest.raises(Killed):
+            pretrain(config, data, tmp_path / "stopped", end_at(4, "killed"))  # the state is that of step 3
+    steps_done: list[int] = []
+    with pytest.raises(SystemExit):
+        pretrain(
+            config, data, tmp_path / "stopped", lambda done, *_: (steps_done.append(done), end_at(6, "stopped")(done, 6, ""))
+        )
+    assert steps_done == [4, 5, 6]
+    resumed = pretrain(config, data, tmp_path / "stopped")  # nothing is left to do but to write the result
     assert digests(tmp_path / "stopped") == digests(tmp_path / "straight")
     assert resumed["final"] == straight["final"]
 
 
-def test_a_state_of_another_run_is_not_resumed(data: Path, tmp_path: Path) -> None:
-    def stop(done: int, total: int, what: str) -> None:
-        if done == 3:
-            signal.raise_signal(signal.SIGTERM)
+def saving_every_step(make: Callable[..., trainer.LoopSettings]) -> Callable[..., trainer.LoopSettings]:
+    return lambda *args, **kwargs: dataclasses.replace(make(*args, **kwargs), save_every_seconds=-1.0)
 
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_resumed_run_passes_through_the_same_states(objective: str, data: Path, tmp_path: Path) -> None:
+    """Model, average or teacher, centres and optimizer, in every bit, at a step drawn for each objective."""
+    rng = np.random.default_rng(len(objective))
+    first, last = sorted(rng.choice(np.arange(1, 8), 2, replace=False).tolist())
+    config = settings(objective, steps=8)
+    for folder, steps in (("straight", [last]), ("resumed", [first, last])):
+        for step in steps:
+            with pytest.raises(SystemExit):
+                pretrain(config, data, tmp_path / folder, end_at(step, "stopped"))
+    states = [load_training_state(tmp_path / folder / "work" / trainer.STATE) for folder in ("straight", "resumed")]
+    one, other = ({path: leaf for path, leaf in tensors(state).items() if path != "/seconds"} for state in states)
+    assert one.keys() == other.keys()
+    assert any("teacher" in path or "average" in path for path in one)
+    assert any("exp_avg_sq" in path for path in one)
+    for path, leaf in one.items():
+        assert torch.equal(leaf, other[path]) if isinstance(leaf, torch.Tensor) else leaf == other[path], path
+
+
+@pytest.mark.parametrize("changed", ["weights", "texts"])
+def test_a_state_belongs_to_its_weights_and_texts(changed: str, data: Path, tmp_path: Path) -> None:
+    for seed in (3, 4):
+        save_checkpoint(tmp_path / f"start{seed}", build_encoder(ENCODER, seed=seed), info={})
+    reports = [pq.read_table(data / "reports.parquet").to_pylist() for _ in range(2)]
+    for row in reports[1]:
+        row["findings"] = row["findings"].replace("blob", "lump")
+    for index, rows in enumerate(reports):
+        (tmp_path / f"labels{index}").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"labels{index}" / "sections.parquet")
+    config = settings("clip", architecture=None)
+    before = {"init": tmp_path / "start3", "labels": tmp_path / "labels0"}
+    after = {**before, "init": tmp_path / "start4"} if changed == "weights" else {**before, "labels": tmp_path / "labels1"}
     with pytest.raises(SystemExit):
-        pretrain(settings("clip"), data, tmp_path / "a", stop)
+        pretrain(config, data, tmp_path / "a", end_at(3, "stopped"), **before)
+    pretrain(config, data, tmp_path / "a", **after)
+    pretrain(config, data, tmp_path / "b", **after)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_timing_trials_leave_the_weights_and_the_head_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = tmp_path / "start"
+    save_checkpoint(start, build_encoder(ENCODER, seed=3), head=DinoHead(32, 32, 32, 16), info={})
+    plain = settings("dinov2", steps=4, architecture=None)
+    pretrain(plain, data, tmp_path / "plain", init=start)
+    monkeypatch.setattr(pretrain_module, "steps_for", lambda *args, **kwargs: 4)
+    timed = dataclasses.replace(plain, budget=ComputeBudget.gpu_seconds(1))
+    facts = pretrain(timed, data, tmp_path / "timed", init=start)
+    assert facts["target"] == 1
+    assert digests(tmp_path / "timed") == digests(tmp_path / "plain")
+    assert not (tmp_path / "timed" / "work" / "trial").exists()
+
+
+def test_prototypes_of_a_random_head_stay_at_first_and_those_of_a_given_one_do_not(data: Path, tmp_path: Path) -> None:
+    head = DinoHead(32, 32, 32, 16)
+    head.reset_parameters(torch.Generator().manual_seed(0))  # what a run of seed 0 would draw
+    save_checkpoint(tmp_path / "with", build_encoder(ENCODER, seed=3), head=head, info={})
+    save_checkpoint(tmp_path / "without", build_encoder(ENCODER, seed=3), info={})
+    # Both halves of the run: a backbone at rest lets the run begin without a head.
+    options = dataclasses.replace(OPTIONS, prototype_freeze_fraction=1.0, head_warmup_fraction=1.0)
+    config = settings("dinov2", architecture=None, dinov2=options)
+    moved = {}
+    for name in ("with", "without"):
+        pretrain(config, data, tmp_path / f"run-{name}", init=tmp_path / name)
+        exported = load_dino_head(tmp_path / f"run-{name}" / "out")
+        assert exported is not None
+        assert not torch.equal(exported.mlp[0].weight, head.mlp[0].weight)
+        moved[name] = not torch.equal(exported.last_layer.weight_v, head.last_layer.weight_v)
+    assert moved == {"with": True, "without": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_local_crops": -1}, "num_local_crops is -1"),
+        ({"global_scale": (0.9, 0.3)}, "global_scale is"),
+        ({"mask_ratio": (0.1, 1.5)}, "mask_ratio is"),
+        ({"student_temperature": 0.0}, "student_temperature is 0.0"),
+        ({"centering": "mean"}, "centering is mean; it must be centering or sinkhorn"),
+        ({"blur_probability": (0.5, 0.1)}, "blur_probability is"),
+        ({"drop_path": 1.0}, "drop_path is 1.0"),
+        ({"head_warmup_fraction": 1.1}, "head_warmup_fraction is 1.1"),
+    ],
+)
+def test_dinov2_options_that_make_no_sense(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^dinov2.{message}"):
+        Dinov2Options(**change)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_loss_that_is_no_number_stops_the_run_with_one_line(objective: str, data: Path, tmp_path: Path) -> None:
+    config = settings(objective, steps=50, learning_rate=1e25, clip_norm=None)
+    with pytest.raises(NonFiniteLossError, match=r"at step \d+.*try a lower learning rate") as stopped:
+        pretrain(config, data, tmp_path)
+    assert isinstance(stopped.value, InputError)
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_state_of_another_run_is_not_resumed(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        pretrain(settings("clip"), data, tmp_path / "a", end_at(3, "stopped"))
     other = settings("clip", learning_rate=3e-4)
     pretrain(other, data, tmp_path / "a")
     pretrain(other, data, tmp_path / "b")

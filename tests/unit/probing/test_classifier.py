@@ -124,3 +124,11 @@ def test_every_image_is_seen_once_per_epoch():
     assert sorted(np.concatenate(batches[:3])) == list(range(70))
     assert not np.array_equal(batches[0], batches[3])
     assert reported == [24, 47, 70, 94, 117, 140]
+
+
+@pytest.mark.parametrize(("num_images", "sizes"), [(70, [14] * 5), (4, [1] * 4), (320, [32] * 10)])
+def test_few_images_are_cut_into_batches_enough(num_images, sizes):
+    features, targets = make_problem(num_images)
+    reported = []
+    train(features, targets, epochs=2, min_steps=10, progress=reported.append)
+    assert np.diff([0, *reported]).tolist() == sizes * 2

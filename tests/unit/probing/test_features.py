@@ -54,3 +54,10 @@ def test_refuses_what_the_disk_cannot_hold(blob_dataset, encoder, tmp_path, monk
     with pytest.raises(InputError, match=r"GB free on disk; choose a smaller `grid`"):
         write_feature_cache(tmp_path / "f.npy", ComputedFeatures(Dataset(blob_dataset), np.arange(10), encoder, grid=2))
     assert not (tmp_path / "f.npy").exists()
+
+
+def test_an_encoder_that_gives_no_numbers_is_refused(blob_dataset, encoder):
+    with torch.no_grad():
+        encoder.backbone.blocks[1].mlp.fc2.weight.fill_(float("inf"))
+    with pytest.raises(InputError, match=r"encoder \(.*random-vit\): its features are infinite or undefined"):
+        ComputedFeatures(Dataset(blob_dataset), np.array([3]), encoder, grid=4).read(np.array([0]))

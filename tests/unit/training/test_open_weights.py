@@ -1,5 +1,6 @@
 """Open weights from their published layouts, at a small size."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import radscale
 from radscale.errors import InputError
-from radscale.models import DinoHead, build_encoder
+from radscale.models import DinoHead, Encoder, build_encoder
 from radscale.training import open_weights
 from radscale.training.checkpointing import published_state, save_checkpoint
 from radscale.training.open_weights import load_dino_head, load_encoder
@@ -96,7 +97,8 @@ def test_huggingface_and_dinov2_names_give_the_same_encoder(tmp_path: Path) -> N
 
 def test_half_precision_is_cast_and_said(tmp_path: Path) -> None:
     state = {name: tensor.half() for name, tensor in huggingface_state().items()}
-    encoder = load_encoder("dinov2", weights=folder(tmp_path / "half", state))
+    with pytest.warns(UserWarning, match="not exactly those of the float32 weights"):
+        encoder = load_encoder("dinov2", weights=folder(tmp_path / "half", state))
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
     assert encoder.origin == "model.safetensors (cast from float16 to float32)"
 
@@ -180,11 +182,53 @@ def test_clear_words_for_wrong_arguments(tmp_path: Path) -> None:
         load_encoder("dinov2")
     with pytest.raises(InputError, match="a Hugging Face folder; load it by name"):
         load_encoder(str(path))
+    with pytest.raises(InputError, match="a tokenizer belongs to medimageinsight"):
+        load_encoder("dinov2", weights=path, tokenizer=tmp_path)
     with pytest.raises(InputError, match="give the Hugging Face folder"):
         load_encoder("dinov2", weights=path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(InputError, match="model_type 'vit'"):
         load_encoder("dinov2", weights=path)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    state = huggingface_state()
+    state["layernorm.weight"][3] = float("nan")
+    with pytest.raises(InputError, match=r"norm\.weight holds infinite or undefined numbers"):
+        load_encoder("dinov2", weights=folder(tmp_path / "hf", state))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"hidden_size": "wide"}, "a size is no number"),
+        ("config.json", {"num_hidden_layers": None}, "a size is no number"),
+        ("preprocessor_config.json", {"image_mean": 0.5}, "sizes or statistics are no numbers"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 0}}, "sizes or statistics are no numbers"),
+        ("preprocessor_config.json", {"image_std": [0, 0, 0]}, "std above 0"),
+    ],
+)
+def test_configurations_that_make_no_sense(tmp_path: Path, file: str, change: dict[str, Any], message: str) -> None:
+    path = folder(tmp_path / "hf", huggingface_state())
+    (path / file).write_text(json.dumps({**json.loads((path / file).read_text()), **change}))
+    with pytest.raises(InputError, match=message) as refused:
+        load_encoder("dinov2", weights=path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_transposed_tensor_is_named(tmp_path: Path) -> None:
+    state = huggingface_state()
+    name = "encoder.layer.3.mlp.fc1.weight"
+    state[name] = state[name].T.contiguous()
+    with pytest.raises(InputError, match=r"1 reshaped \(blocks\.3\.mlp\.fc1\.weight \(16, 64\) instead of \(64, 16\)\)"):
+        load_encoder("dinov2", weights=folder(tmp_path / "hf", state))
+
+
+def test_names_and_arguments_are_those_that_others_build_on() -> None:
+    assert list(inspect.signature(radscale.load_encoder).parameters) == ["name", "weights", "tokenizer"]
+    assert "load_encoder" in dir(radscale)
+    for name in ("preprocess", "forward_features", "encode_image", "encode_text"):
+        assert callable(getattr(Encoder, name))
 
 
 def test_importing_the_package_loads_no_torch() -> None:
