@@ -116,8 +116,9 @@ class ArtifactStore:
         """
         owner = _read_json(self.root / OWNER)
         if owner is not None and owner.get("name") != name:
+            other = owner.get("name")
             raise InputError(
-                f"--out {self.root}: belongs to the experiment '{owner.get('name')}', this one is '{name}'; choose another folder"
+                f"--out {self.root}: belongs to the experiment '{other}', this one is '{name}'; choose another folder"
             )
         if owner is None and self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise InputError(f"--out {self.root}: holds files that no run of an experiment made; choose a new or empty folder")

@@ -177,6 +177,8 @@ class _Pool:
     def __init__(self, store: ArtifactStore, display: Display, num_workers: int, preload: Sequence[str]) -> None:
         self.store, self.display, self.num_workers = store, display, max(1, num_workers)
         self.running: list[_Running] = []
+        # Its helper cleans up after ended workers; that it had to is nothing to tell a person.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__, *preload])
 
