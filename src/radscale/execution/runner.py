@@ -319,7 +319,9 @@ def execute_step(step: Step, store: ArtifactStore, *, num_workers: int = 1) -> R
 
 
 def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Writers outside Python (safetensors) pass the system's error on as text only.
+    in_words = f"(os error {errno.ENOSPC})" in str(error)
+    return in_words or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def describe_error(error: BaseException) -> str:
