@@ -11,6 +11,7 @@ import pytest
 
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore, run_steps
+from radscale.execution.runner import describe_error
 from runner_doubles import Recorder, make_step
 
 HELPERS = Path(__file__).parents[2] / "helpers"
@@ -219,3 +220,10 @@ def test_what_is_stale_says_why_in_words(store: ArtifactStore, display: Recorder
     run_steps([make_step("two", inputs=[make_step("one", text="old")], text="2")], store, display=display)
     changed = make_step("two", inputs=[make_step("one", text="new")], text="2")
     assert store.state(changed).changes == ("input one is another",)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_a_full_disk_is_known_in_every_wording(error: Exception) -> None:
+    assert describe_error(error).startswith("no space left on the disk")
