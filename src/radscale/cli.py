@@ -1,5 +1,7 @@
 """The command line. It selects and prints; knowledge lives in the packages below."""
 
+import errno
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from radscale import __version__
@@ -23,12 +26,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # A log file is not 80 columns wide.
+STAGE_NAMES = (
+    "phantom, datasets, extraction, agreement, open_weights, budget, pretraining, probing, analysis, pictures, similarity"
+)
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Experiment YAML, or a recipe: phantom, smoke, images, paper.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder.  [default: runs/NAME]", show_default=False)]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder.  \\[default: runs/NAME]", show_default=False)]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Worker processes.  [default: by cores]", show_default=False)
+    int | None, typer.Option("--workers", min=1, help="Worker processes.  \\[default: by cores]", show_default=False)
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -44,19 +50,25 @@ def _study(experiment: str, out: Path | None, overrides: list[str] | None = None
 
 
 def _parse_overrides(items: list[str]) -> dict[str, Any]:
-    import yaml
+    from radscale.experiment.yaml_lines import parse_value
 
-    values: dict[str, Any] = {}
+    values: dict[Any, Any] = {}
     for item in items:
         key, found, text = item.partition("=")
-        if not found:
+        if not (found and key):
             raise InputError(f"--set {item}: write KEY=VALUE, e.g. --set analysis.num_bootstrap=2000")
         inner = values
         *path, last = key.split(".")
         for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = yaml.safe_load(text)
+            inner = inner.setdefault(_key(part), {})
+            if not isinstance(inner, dict):
+                raise InputError(f"--set {item}: '{part}' has a value of its own in another --set; give one of the two")
+        inner[_key(last)] = parse_value(text, f"--set {item}")
     return values
+
+
+def _key(text: str) -> str | int:
+    return int(text) if text.isdigit() else text
 
 
 @app.command()
@@ -79,11 +91,16 @@ def run(
     experiment: ExperimentArgument,
     out: OutOption = None,
     workers: WorkersOption = None,
-    only: Annotated[str | None, typer.Option("--only", help="Stop after this stage, e.g. datasets or pretraining.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help=f"Do this stage and what it needs, no report: {STAGE_NAMES}.")
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Replace outputs made with other settings.")] = False,
     overrides: SetOption = None,
 ) -> None:
-    """Do the experiment. Kill it at any moment and run it again: only what is missing is done."""
+    """Do the experiment on this machine. Kill it at any moment and run it again: only what is missing is done.
+
+    Steps run side by side in --workers processes; a second run of the same experiment shares the work.
+    """
     from radscale.experiment.study import default_workers
 
     started = time.monotonic()
@@ -91,9 +108,8 @@ def run(
     summary = study.run(console, num_workers=workers or default_workers(), rebuild=rebuild, only=only)
     _print_times(study, time.monotonic() - started)
     if not summary.ok:
-        for outcome in ("failed", "busy"):
-            for name in summary.names(outcome):
-                console.print(f"[red]{outcome}[/] {name}: {summary.reasons[name]}", highlight=False, soft_wrap=True)
+        for name in summary.names("failed"):
+            console.print(f"[red]failed[/] {name}: {escape(summary.reasons[name])}", highlight=False, soft_wrap=True)
         console.print(f"{len(summary.names('skipped'))} steps were skipped because of that", highlight=False)
         raise typer.Exit(1)
     if only is None:
@@ -125,7 +141,7 @@ def status(experiment: ExperimentArgument, out: OutOption = None, overrides: Set
     for name, state in states.items():
         reason = "; ".join(filter(None, [state.reason, *state.changes[:4], describe_progress(state.progress)]))
         colour = colours.get(state.status, "dim")
-        table.add_row(name, f"[{colour}]{state.status}[/]", reason)
+        table.add_row(name, f"[{colour}]{state.status}[/]", escape(reason))
     console.print(table)
     counts: dict[str, int] = {}
     for state in states.values():
@@ -147,11 +163,14 @@ def _progress(title: str) -> Any:
     return OneBar(console, title)
 
 
-def _new_folder(path: Path) -> Path:
-    """Outputs are written beside their place and renamed when they are whole."""
-    if path.exists() and any(path.iterdir()):
-        raise InputError(f"--out {path}: is not empty; choose a new folder")
-    return path.with_name(path.name + ".partial")
+def _new_folder(path: Path, *, resumes: bool = False) -> Path:
+    """Outputs are written beside their place and renamed when they are whole; what a killed command left is removed."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: exists and is not an empty folder; choose a new one")
+    partial = path.with_name(path.name + ".partial")
+    if not resumes:
+        _remove(partial)
+    return partial
 
 
 def _settings(cls: type, values: dict[str, Any], file: Path | None) -> Any:
@@ -204,7 +223,7 @@ def ingest(
         list[str] | None, typer.Option(help="images: COLUMN=binary|categorical|multiple.", show_default=False)
     ] = None,
     secret: Annotated[
-        Path | None, typer.Option(help="Key of the pseudonyms.  [default: OUT.secret]", show_default=False)
+        Path | None, typer.Option(help="Key of the pseudonyms.  \\[default: OUT.secret]", show_default=False)
     ] = None,
     workers: WorkersOption = None,
     config: ConfigOption = None,
@@ -242,7 +261,7 @@ def verify(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> 
 @app.command()
 def extract(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    out: Annotated[Path | None, typer.Option(help="[default: DATASET/extraction]", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="\\[default: DATASET/extraction]", show_default=False)] = None,
 ) -> None:
     """Reports to findings, lines and tubes, by rules."""
     from radscale.extraction import run_extraction
@@ -266,11 +285,13 @@ def pretrain(
     init: Annotated[Path, typer.Option(help="Weights to continue: checkpoint, or open weights with --model.")],
     out: NewOut,
     model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
-    size: Annotated[int | None, typer.Option(help="Images of the nested subset.  [default: all]", show_default=False)] = None,
+    size: Annotated[int | None, typer.Option(help="Images of the nested subset.  \\[default: all]", show_default=False)] = None,
     replicate: Annotated[int, typer.Option(min=0, help="Which random subset.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Budget in epochs of the subset.", show_default=False)] = None,
     gpu_seconds: Annotated[float | None, typer.Option(help="Budget in device seconds.", show_default=False)] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label table.  [default: DATASET/extraction]", show_default=False)] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Continue an encoder on a nested subset. Killed and run again, it goes on where it was."""
@@ -283,7 +304,7 @@ def pretrain(
     budget = ComputeBudget.samples_seen(epochs * num_images) if epochs else ComputeBudget.gpu_seconds(gpu_seconds or 0.0)
     given = {"objective": objective, "budget": budget, "subset_size": size, "replicate": replicate}
     settings = _settings(PretrainingConfig, given, config)
-    partial = _new_folder(out)
+    partial = _new_folder(out, resumes=True)
     with _progress("pretrain") as progress:
         facts = run_pretraining(
             settings,
@@ -313,7 +334,9 @@ def probe(
     out: NewOut,
     task: Annotated[list[str] | None, typer.Option(help="findings, tubes, all, or task names.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label table.  [default: DATASET/extraction]", show_default=False)] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Train a probe on the frozen encoder and write the prediction table of the test patients."""
@@ -454,19 +477,40 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     sys.exit(_run(lambda: app(args=arguments, standalone_mode=True)))
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which click would turn into "Aborted!"."""
+
+
+def _stop(number: int, frame: object) -> None:
+    # A second signal while workers are being ended finds the default: it ends at once, and still loses nothing.
+    signal.signal(number, signal.SIG_DFL)
+    raise _Stopped(number)
 
 
 def _run(command: Callable[[], Any]) -> int:
     try:
         command()
     except InputError as error:
-        Console(stderr=True).print(f"radscale: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        return 2
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; run the same command again to go on", highlight=False)
-        return 130
+        return _complain(str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        from radscale.execution.runner import describe_error
+
+        return _complain(describe_error(error), 2)
+    except _Stopped as stop:
+        return _complain("stopped; what is done stays done: run the same command again to go on", 128 + stop.args[0])
     return 0
+
+
+def _complain(line: str, code: int) -> int:
+    Console(stderr=True).print(f"radscale: {line}", style="red", highlight=False, soft_wrap=True, markup=False)
+    return code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ class Recorder:
     def started(self, step: Step) -> None:
         self.events.append(("started", step.name, ""))
 
+    def waiting(self, step: Step) -> None:
+        self.events.append(("waiting", step.name, ""))
+
     def progressed(self, step: Step, done: int, total: int, what: str) -> None:
         self.events.append(("progressed", step.name, what))
 

@@ -27,6 +27,17 @@ def fill_disk(config: dict[str, Any], inputs: dict[str, Path], out: Path, contex
     raise OSError(28, "No space left on device")
 
 
+def fill_disk_for_good(config: dict[str, Any], inputs: dict[str, Path], out: Path, context: StepContext) -> dict[str, Any]:
+    """Nothing can be written any more, not even why."""
+    import radscale.execution.artifact as artifact
+
+    def full(path: Path, value: dict[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    artifact._write_json = full
+    raise OSError(28, "No space left on device")
+
+
 def die(config: dict[str, Any], inputs: dict[str, Path], out: Path, context: StepContext) -> dict[str, Any]:
     (out / "half.txt").write_text("half of an output")
     os.kill(os.getpid(), signal.SIGKILL)

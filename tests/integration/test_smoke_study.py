@@ -111,6 +111,41 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(study: Path, tm
     assert different == [], f"seed {seed}, {kills} kills"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_in_one_line_and_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    process = start("run", "smoke", "--out", tmp_path / "out")
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out" / ".partial").glob("*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "stopped; what is done stays done" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 30
+    while processes_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(process.pid) == []
+
+
+def processes_of(session: int) -> list[str]:
+    """Command lines of the living processes of a session."""
+    lines = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [line.split(None, 2) for line in lines]
+    return [words[2] for words in found if words[0] == str(session) and not words[1].startswith("Z")]
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "report"])
+def test_a_folder_of_somebody_else_is_refused_and_untouched(tmp_path: Path, verb: str) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "mine.txt").write_text("mine")
+    code, output = radscale(verb, "smoke", "--out", tmp_path)
+    assert code == 2
+    assert "holds files that no run of an experiment made" in output
+    assert (tmp_path / "report" / "mine.txt").read_text() == "mine"
+
+
 def test_shuffled_labels_score_the_prevalence(study: Path, tmp_path: Path) -> None:
     """If labels say nothing about images, every encoder's AUPRC is the prevalence: nothing leaks into the score."""
     from radscale.probing import ProbeConfig, run_probing

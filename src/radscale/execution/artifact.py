@@ -10,14 +10,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from radscale.errors import InputError
 from radscale.execution.fingerprint import describe_changes, external_identity, fingerprint
 
 RECORD = "record.json"
+OWNER = "experiment.json"
 
 Status = Literal["done", "stale", "running", "failed", "interrupted", "missing"]
 
@@ -106,6 +108,34 @@ class ArtifactStore:
         # By object: two steps of one name may differ in their settings. The step is kept so that its id stays its own.
         self._identities: dict[int, tuple[Step, dict[str, Any]]] = {}
 
+    def check_owner(self, name: str) -> None:
+        """Outputs are replaced whole, so they must never stand in a folder that holds anything else.
+
+        Raises:
+            InputError: the folder belongs to another experiment, or holds files that no run made.
+        """
+        owner = _read_json(self.root / OWNER)
+        if owner is not None and owner.get("name") != name:
+            other = owner.get("name")
+            raise InputError(
+                f"--out {self.root}: belongs to the experiment '{other}', this one is '{name}'; choose another folder"
+            )
+        if owner is None and self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise InputError(f"--out {self.root}: holds files that no run of an experiment made; choose a new or empty folder")
+
+    def claim(self, name: str) -> None:
+        """Make the folder and write into it whose it is.
+
+        Raises:
+            InputError: see `check_owner`; or it cannot be written to.
+        """
+        self.check_owner(name)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            _write_json(self.root / OWNER, {"name": name})
+        except OSError as error:
+            raise InputError(f"--out {self.root}: cannot be written to ({error.strerror}); choose another folder") from None
+
     def path(self, step: Step | str) -> Path:
         return self.root / (step if isinstance(step, str) else step.name)
 
@@ -147,18 +177,23 @@ class ArtifactStore:
         partial = self.partial(step)
         if self._is_locked(step):
             return StepState("running", progress=_read_progress(partial))
+        if self.is_done(step):
+            return StepState("done")
+        failure = _read_json(partial / "failed.json")
+        if failure is not None and failure.get("fingerprint") == self.fingerprint(step):
+            return StepState("failed", str(failure.get("error", "")))
         record = self.record(step)
         if record is not None:
-            if record.fingerprint == self.fingerprint(step):
-                return StepState("done")
-            changes = tuple(describe_changes(record.identity, self.identity(step)))
-            return StepState("stale", "made with other settings", changes)
-        failure = _read_json(partial / "failed.json")
-        if failure is not None:
-            return StepState("failed", str(failure.get("error", "")))
+            changes = tuple(_explain_changes(record.identity, self.identity(step)))
+            return StepState("stale", "made with other settings or inputs", changes)
         if partial.exists():
             return StepState("interrupted", "will be resumed or done again", progress=_read_progress(partial))
         return StepState("missing")
+
+    def is_done(self, step: Step) -> bool:
+        """The output is there, and made with these settings."""
+        record = self.record(step)
+        return record is not None and record.fingerprint == self.fingerprint(step)
 
     def open_partial(self, step: Step) -> tuple[Path, Path]:
         """Fresh `out` and surviving `work` folders for a run of `step` (work survives only for the same settings)."""
@@ -181,36 +216,59 @@ class ArtifactStore:
         record.write(partial / "out")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
+            # Without its record first: what a kill leaves of the old output must not pass for whole.
+            (target / RECORD).unlink(missing_ok=True)
             shutil.rmtree(target)
         os.replace(partial / "out", target)
         shutil.rmtree(partial, ignore_errors=True)
 
     def record_failure(self, step: Step, error: str, details: str) -> None:
+        """Keep why the step failed, as far as the disk allows; the half output goes, and gives its space back."""
         partial = self.partial(step)
-        partial.mkdir(parents=True, exist_ok=True)
-        _write_json(partial / "failed.json", {"error": error, "details": details})
+        shutil.rmtree(partial / "out", ignore_errors=True)
+        with suppress(OSError):
+            partial.mkdir(parents=True, exist_ok=True)
+            failure = {"error": error, "details": details, "fingerprint": self.fingerprint(step)}
+            _write_json(partial / "failed.json", failure)
 
     @contextmanager
-    def lock(self, step: Step) -> Iterator[bool]:
+    def lock(self, step: Step | str, *, wait: bool = False) -> Iterator[bool]:
         """Hold the step's lock; yields False if another process holds it. The system frees it when a process dies."""
         file = self._lock_file(step)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w") as handle:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
                 return
             yield True
 
-    def _lock_file(self, step: Step) -> Path:
-        return self.root / ".locks" / (step.name.replace("/", "__") + ".lock")
+    def _lock_file(self, step: Step | str) -> Path:
+        name = step if isinstance(step, str) else step.name
+        return self.root / ".locks" / (name.replace("/", "__") + ".lock")
 
     def _is_locked(self, step: Step) -> bool:
-        if not self._lock_file(step).exists():
+        # Opened for reading: whoever may only look at a folder may ask for its status.
+        try:
+            with self._lock_file(step).open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
             return False
-        with self.lock(step) as free:
-            return not free
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _explain_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Changed settings in full; of what the step reads only the names, for hashes tell a person nothing."""
+    changes = describe_changes({"config": old["config"]}, {"config": new["config"]})
+    if (old["function"], old["version"]) != (new["function"], new["version"]):
+        changes.append("made by another version of the step")
+    for key, what in (("inputs", "input"), ("external", "source")):
+        names = sorted(old[key].keys() | new[key].keys())
+        changes += [f"{what} {name} is another" for name in names if old[key].get(name) != new[key].get(name)]
+    return changes
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

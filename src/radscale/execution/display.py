@@ -30,6 +30,7 @@ class RunDisplay:
         self.live = console.is_terminal
         self.bars: dict[str, TaskID] = {}
         self.printed: dict[str, float] = {}
+        self.waited_for: set[str] = set()
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -54,6 +55,11 @@ class RunDisplay:
     def started(self, step: Step) -> None:
         self.bars[step.name] = self.progress.add_task(f"  {step.name}", total=None)
 
+    def waiting(self, step: Step) -> None:
+        if step.name not in self.waited_for:
+            self.waited_for.add(step.name)
+            self.progress.console.print(f"another run works on {step.name}: waiting for it", highlight=False, soft_wrap=True)
+
     def progressed(self, step: Step, done: int, total: int, what: str) -> None:
         self.fraction[step.name] = done / total if total else 0.0
         self.progress.update(
@@ -72,8 +78,11 @@ class RunDisplay:
         if step.name in self.bars:
             self.progress.remove_task(self.bars.pop(step.name))
         self._update_total()
+        if outcome == "skipped":
+            # One cause can skip hundreds of steps; the summary counts them and names the cause.
+            return
         count = f"[{self.num_steps - len(self.remaining)}/{self.num_steps}]".replace("[", r"\[")
-        style = {"done": "green", "failed": "bold red", "skipped": "yellow", "busy": "yellow"}.get(outcome, "")
+        style = {"done": "green", "failed": "bold red"}.get(outcome, "")
         line = f"{count} [{style}]{outcome:<7}[/] {step.name} [dim]{seconds:.1f} s[/]" if style else f"{count} {step.name}"
         self.progress.console.print(line + (f"\n    {reason}" if reason else ""), highlight=False, soft_wrap=True)
 

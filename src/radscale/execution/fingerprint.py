@@ -9,6 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+TABLES = (".csv", ".tsv", ".json", ".parquet", ".xlsx")
+
 
 def canonical(value: Any) -> Any:
     """Reduce a settings value to JSON types with one spelling each.
@@ -67,7 +69,8 @@ def external_identity(path: Path) -> str:
     """Identity of a file or folder that no step made, independent of where it lies.
 
     A file is known by its content. A folder is known by the relative names and sizes of its files, because reading
-    every image of an archive before anything starts would take hours.
+    every image of an archive before anything starts would take hours; its tables are read, because a corrected label or
+    patient often leaves the size as it was.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -81,6 +84,8 @@ def external_identity(path: Path) -> str:
         for item in sorted(path.rglob("*")):
             if item.is_file():
                 digest.update(f"{item.relative_to(path).as_posix()}\0{item.stat().st_size}\n".encode())
+                if item.suffix.lower() in TABLES:
+                    digest.update(item.read_bytes())
     else:
         raise FileNotFoundError(path)
     return digest.hexdigest()[:16]

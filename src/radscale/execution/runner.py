@@ -1,10 +1,12 @@
 """Run steps in dependency order on this machine, each in a process of its own, and survive whatever happens to them.
 
-A step that fails does not stop the others: what depends on it is skipped and said. A process of its own returns its
+A step that fails does not stop the others: what depends on it is skipped and said. Two runs at once share the work: each
+waits for a step that the other is working on, and takes its output. A process of its own returns its
 memory, may be killed without harm, and starts in milliseconds because it is forked from a server that has already
 imported torch.
 """
 
+import errno
 import json
 import multiprocessing
 import os
@@ -28,7 +30,7 @@ from radscale.execution.provenance import collect_provenance
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
 
-Outcome = Literal["done", "kept", "failed", "skipped", "busy"]
+Outcome = Literal["done", "kept", "failed", "skipped"]
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Display(Protocol):
     """Whoever shows the run to a person."""
 
     def started(self, step: Step) -> None: ...
+    def waiting(self, step: Step) -> None: ...
     def progressed(self, step: Step, done: int, total: int, what: str) -> None: ...
     def finished(self, step: Step, outcome: Outcome, reason: str, seconds: float) -> None: ...
 
@@ -105,11 +108,12 @@ def run_steps(
     pool = _Pool(store, display, num_workers, preload)
     try:
         while waiting or pool.running:
-            waiting = _start_ready(waiting, summary, pool, display)
+            waiting = _start_ready(waiting, summary, pool, rebuild)
             for step, outcome, reason, seconds in pool.collect():
-                summary.outcomes[step.name] = outcome
-                summary.reasons[step.name] = reason
-                display.finished(step, outcome, reason, seconds)
+                if outcome is None:
+                    waiting.append(step)
+                else:
+                    _finish(step, outcome, reason, seconds, summary, display)
     finally:
         pool.stop()
     summary.seconds = time.monotonic() - started
@@ -128,21 +132,33 @@ def _refuse_stale(steps: Sequence[Step], states: dict[str, StepState], rebuild: 
     )
 
 
-def _start_ready(waiting: list[Step], summary: RunSummary, pool: "_Pool", display: Display) -> list[Step]:
+def _finish(step: Step, outcome: Outcome, reason: str, seconds: float, summary: RunSummary, display: Display) -> None:
+    summary.outcomes[step.name] = outcome
+    summary.reasons[step.name] = reason
+    display.finished(step, outcome, reason, seconds)
+
+
+def _start_ready(waiting: list[Step], summary: RunSummary, pool: "_Pool", rebuild: bool) -> list[Step]:
     still_waiting = []
     for step in waiting:
         upstream = [summary.outcomes.get(item.name) for item in step.inputs.values()]
-        blocked = [
-            item.name for item in step.inputs.values() if summary.outcomes.get(item.name) in ("failed", "skipped", "busy")
-        ]
+        blocked = [item.name for item in step.inputs.values() if summary.outcomes.get(item.name) in ("failed", "skipped")]
         if blocked:
-            summary.outcomes[step.name] = "skipped"
-            summary.reasons[step.name] = f"needs {blocked[0]}"
-            display.finished(step, "skipped", summary.reasons[step.name], 0.0)
-        elif all(outcome in ("done", "kept") for outcome in upstream) and pool.has_room(step):
-            pool.start(step)
-        else:
+            _finish(step, "skipped", f"needs {blocked[0]}", 0.0, summary, pool.display)
+        elif not (all(outcome in ("done", "kept") for outcome in upstream) and pool.has_room(step)):
             still_waiting.append(step)
+        else:
+            # Another run may have been here since this one began.
+            state = pool.store.state(step)
+            if state.status == "running":
+                pool.display.waiting(step)
+                still_waiting.append(step)
+            elif state.status == "done":
+                _finish(step, "kept", "", 0.0, summary, pool.display)
+            elif state.status == "stale" and not rebuild:
+                _finish(step, "failed", "another run made it meanwhile with other settings", 0.0, summary, pool.display)
+            else:
+                pool.start(step)
     return still_waiting
 
 
@@ -161,6 +177,8 @@ class _Pool:
     def __init__(self, store: ArtifactStore, display: Display, num_workers: int, preload: Sequence[str]) -> None:
         self.store, self.display, self.num_workers = store, display, max(1, num_workers)
         self.running: list[_Running] = []
+        # Its helper cleans up after ended workers; that it had to is nothing to tell a person.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__, *preload])
 
@@ -178,8 +196,8 @@ class _Pool:
         self.running.append(_Running(step, process, time.monotonic(), slots))
         self.display.started(step)
 
-    def collect(self) -> list[tuple[Step, Outcome, str, float]]:
-        """Wait a moment; return what has ended, and pass on the progress of the others."""
+    def collect(self) -> list[tuple[Step, Outcome | None, str, float]]:
+        """Wait a moment; return what has ended (None: another run has the step), and pass on the others' progress."""
         wait([item.process.sentinel for item in self.running], timeout=POLL_SECONDS)
         ended = []
         for item in list(self.running):
@@ -192,10 +210,10 @@ class _Pool:
             ended.append((item.step, outcome, reason, time.monotonic() - item.started))
         return ended
 
-    def _outcome(self, item: _Running) -> tuple[Outcome, str]:
+    def _outcome(self, item: _Running) -> tuple[Outcome | None, str]:
         # The process's own exit code decides; the record proves it.
         if item.process.exitcode == EXIT_BUSY:
-            return "busy", "another process is working on it"
+            return None, ""
         state = self.store.state(item.step)
         if item.process.exitcode == 0 and state.status == "done":
             return "done", ""
@@ -225,6 +243,8 @@ class _Pool:
 
 
 def _describe_exit(code: int | None) -> str:
+    if code == EXIT_NO_SPACE:
+        return NO_SPACE
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = " (often: out of memory; try fewer --workers)" if name == "SIGKILL" else ""
@@ -233,7 +253,9 @@ def _describe_exit(code: int | None) -> str:
 
 
 EXIT_FAILED = 1
+EXIT_NO_SPACE = 74
 EXIT_BUSY = 75
+NO_SPACE = "no space left on the disk: free some, then run again; what is done stays done"
 
 
 def _work(root: Path, step: Step, slots: int, num_threads: int) -> None:
@@ -246,14 +268,16 @@ def _work(root: Path, step: Step, slots: int, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _exit_with_parent()
     store = ArtifactStore(root)
-    with store.lock(step) as free:
-        if not free:
-            sys.exit(EXIT_BUSY)
-        try:
-            execute_step(step, store, num_workers=slots)
-        except Exception as error:
-            store.record_failure(step, describe_error(error), traceback.format_exc())
-            sys.exit(EXIT_FAILED)
+    try:
+        with store.lock(step) as free:
+            if not free:
+                sys.exit(EXIT_BUSY)
+            if not store.is_done(step):
+                execute_step(step, store, num_workers=slots)
+    except Exception as error:
+        # A full disk may not even hold the reason: then the exit code tells it.
+        store.record_failure(step, describe_error(error), traceback.format_exc())
+        sys.exit(EXIT_NO_SPACE if _is_full(error) else EXIT_FAILED)
 
 
 def _exit_with_parent() -> None:
@@ -262,7 +286,10 @@ def _exit_with_parent() -> None:
         import ctypes
 
         pr_set_pdeathsig = 1
+        parent = os.getppid()
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != parent:
+            sys.exit(EXIT_FAILED)
 
 
 def execute_step(step: Step, store: ArtifactStore, *, num_workers: int = 1) -> Record:
@@ -291,12 +318,20 @@ def execute_step(step: Step, store: ArtifactStore, *, num_workers: int = 1) -> R
     return record
 
 
+def _is_full(error: BaseException) -> bool:
+    # Writers outside Python (safetensors) pass the system's error on as text only.
+    in_words = f"(os error {errno.ENOSPC})" in str(error)
+    return in_words or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
 def describe_error(error: BaseException) -> str:
     """One line for a person."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == 28:
-        return "no space left on the disk: free some, then run again; what is done stays done"
+    if _is_full(error):
+        return NO_SPACE
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {error.strerror}; make it accessible, or choose another --out"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 

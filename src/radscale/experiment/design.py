@@ -8,6 +8,7 @@ from typing import Any
 from radscale.errors import InputError
 from radscale.execution import Step
 from radscale.experiment.settings import (
+    OWN_WORDS,
     Arm,
     DatasetSource,
     DicomSource,
@@ -39,6 +40,7 @@ class Design:
     def __init__(self, loaded: LoadedExperiment) -> None:
         self.settings: Experiment = loaded.settings
         self.folder = loaded.folder
+        self.locate = loaded.locate
 
     def resolve(self, path: str) -> Path:
         """A path in the experiment file starts at the file's folder."""
@@ -354,9 +356,12 @@ class Design:
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, nested mappings merged."""
+    """`base` with `changes`, nested mappings merged, as files are."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict) and key not in OWN_WORDS:
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
     return merged

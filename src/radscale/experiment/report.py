@@ -31,11 +31,17 @@ RUN_COLUMNS = (
 )
 
 
+LEFT_OVER = ".report-"
+
+
 def write_study_report(study: "Study") -> Path:
     """Write `STORE/report/report.html` with its figures and tables; an older report is replaced whole."""
     root = study.store.root
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".report-") as temporary:
+    with study.store.lock("report", wait=True), tempfile.TemporaryDirectory(dir=root, prefix=LEFT_OVER) as temporary:
+        for left_over in root.glob(f"{LEFT_OVER}*"):
+            # A killed run could not remove its own.
+            if left_over != Path(temporary):
+                shutil.rmtree(left_over, ignore_errors=True)
         folder = Path(temporary)
         inputs = collect_inputs(study, folder)
         written = write_report(inputs, folder / "report")

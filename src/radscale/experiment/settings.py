@@ -1,7 +1,7 @@
 """What an experiment file may say: strict models, and messages that name file, line, key and what is allowed."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from radscale.errors import InputError
 from radscale.experiment.yaml_lines import LineIndex, Location, parse_yaml, read_yaml
 
+OWN_WORDS = ("replicates", "labels", "label_tasks")
+"""Mappings from the user's own sizes, columns and tasks: those of an extended file mean nothing in another study."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=60)]
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -19,7 +21,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
 
 class PhantomSource(Strict):
@@ -246,6 +248,16 @@ class LoadedExperiment:
 
     settings: Experiment
     folder: Path
+    indices: tuple[LineIndex, ...] = ()
+    """Line numbers of the file, then of what it extends."""
+
+    def locate(self, candidates: Sequence[Location]) -> str:
+        """`study.yaml:12: pretraining.batch_size` for the first candidate that some file states."""
+        for location in candidates:
+            for index in self.indices:
+                if location in index:
+                    return index.describe(location)
+        return self.indices[0].describe(candidates[0])
 
 
 def recipe_names() -> list[str]:
@@ -257,23 +269,25 @@ def recipe_names() -> list[str]:
 def load_experiment(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> LoadedExperiment:
     """Read an experiment file, or a recipe by its name.
 
-    A file may say `extends: RECIPE` (or another file's path): mappings are merged, lists and values replaced, and a key
-    set to null is removed. Relative paths in it start at the file's folder.
+    A file may say `extends: RECIPE` (or another file's path): mappings are merged, lists, values and `OWN_WORDS` replaced,
+    and a key set to null is removed. Relative paths in it start at the file's folder.
 
     Raises:
         InputError: one line that names file, line, key and what is allowed.
     """
     merged, indices, folder = _read_chain(name_or_path, ())
-    merged = _merge(merged, dict(overrides or {}))
+    if overrides:
+        merged = _merge(merged, dict(overrides))
+        indices = [LineIndex.of_overrides(dict(overrides)), *indices]
     try:
-        return LoadedExperiment(Experiment.model_validate(merged), folder)
+        return LoadedExperiment(Experiment.model_validate(merged), folder, tuple(indices))
     except ValidationError as error:
         raise InputError(_explain(error, merged, indices)) from None
 
 
 def _read_chain(name_or_path: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[LineIndex], Path]:
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or (path.exists() and name_or_path not in recipe_names()):
         values, index = read_yaml(path)
         folder, key = path.resolve().parent, str(path.resolve())
     elif name_or_path in recipe_names():
@@ -307,8 +321,8 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replaces(key: str, base: dict[str, Any], changes: dict[str, Any]) -> bool:
-    """A source of another kind replaces the whole source, and replicates belong to their own sizes."""
-    return key == "replicates" or ("kind" in changes and changes["kind"] != base.get("kind"))
+    """A source of another kind replaces the whole source; so does a mapping whose keys are the user's own words."""
+    return key in OWN_WORDS or ("kind" in changes and changes["kind"] != base.get("kind"))
 
 
 def _explain(error: ValidationError, values: dict[str, Any], indices: list[LineIndex]) -> str:
@@ -368,6 +382,10 @@ def _message(problem: Any, location: Location, values: dict[str, Any]) -> str:
         return f"kind is {context.get('tag')!r}; allowed: {context.get('expected_tags')}"
     if kind == "value_error":
         return str(context["error"])
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return f"must be a mapping of keys to values, got {given!r}"
+    if kind == "string_pattern_mismatch":
+        return f"must be letters, digits, '.', '_' and '-', with a letter or digit first, got {given!r}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{message}, got {given!r}"
 

@@ -113,6 +113,7 @@ class Study:
     def run(self, console: Console, *, num_workers: int, rebuild: bool = False, only: str | None = None) -> RunSummary:
         """Do what is missing. Nothing that is done is done again."""
         self.check()
+        self.store.claim(self.settings.name)
         targets = self._targets(only)
         steps = self._with_secret(topological_order(targets))
         with RunDisplay(console, [step for step in steps if self.store.state(step).status != "done"]) as display:
@@ -138,6 +139,7 @@ class Study:
         return steps
 
     def states(self) -> dict[str, StepState]:
+        self.store.check_owner(self.settings.name)
         return {step.name: self.store.state(step) for step in self.steps}
 
     def stage_times(self) -> list[StageTime]:
@@ -164,6 +166,7 @@ class Study:
         """
         from radscale.experiment.report import write_study_report
 
+        self.store.check_owner(self.settings.name)
         state = self.store.state(self.design.analysis)
         if state.status != "done":
             raise InputError(

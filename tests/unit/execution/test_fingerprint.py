@@ -37,6 +37,13 @@ def test_changes_are_named() -> None:
     assert describe_changes(old, new) == ["epochs: new (5)", "model.width: 64 -> 96", "seed: gone (was 0)"]
 
 
+def test_a_table_of_the_same_size_with_another_label_is_another_source(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("image,label\na.png,0\n")
+    before = external_identity(tmp_path)
+    (tmp_path / "metadata.csv").write_text("image,label\na.png,1\n")
+    assert external_identity(tmp_path) != before
+
+
 def test_external_identity_is_content_not_place(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder / "sub").mkdir(parents=True)

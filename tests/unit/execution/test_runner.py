@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore, run_steps
+from radscale.execution.runner import describe_error
 from runner_doubles import Recorder, make_step
 
 HELPERS = Path(__file__).parents[2] / "helpers"
@@ -114,10 +116,114 @@ def test_killed_run_resumes_from_its_work(store: ArtifactStore, display: Recorde
     assert (store.path(step) / "text.txt").read_text() == "100"
 
 
-def test_a_step_that_another_process_works_on_is_left_to_it(store: ArtifactStore, display: Recorder) -> None:
+def test_two_runs_at_once_share_the_work(store: ArtifactStore, tmp_path: Path) -> None:
+    """The second waits for the step at work and takes its output; both end well, and nothing is done twice."""
+    count = make_step("count", "count_up", total=100)
+    after = make_step("after", inputs=[count], text="!")
+    displays, summaries = [Recorder(), Recorder()], {}
+
+    def run(index: int) -> None:
+        summaries[index] = run_steps([after], ArtifactStore(store.root), display=displays[index])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert all(summaries[index].ok for index in range(2))
+    events = [event for display in displays for event in display.events]
+    assert sum(event[:2] == ("done", "count") for event in events) >= 1
+    assert any(kind in ("waiting", "kept") and name == "count" for kind, name, _ in events)
+    assert (store.path(after) / "text.txt").read_text() == "100!"
+
+
+def test_a_run_waits_for_a_step_of_another_process_and_says_so(store: ArtifactStore, display: Recorder) -> None:
     step = make_step("one", text="x")
     with store.lock(step) as free:
         assert free
-        summary = run_steps([step], store, display=display)
-    assert summary.outcomes == {"one": "busy"}
-    assert not store.path(step).exists()
+        threading.Timer(1.5, lambda: release.set()).start()
+        release = threading.Event()
+        thread = threading.Thread(target=run_steps, args=([step], store), kwargs={"display": display})
+        thread.start()
+        release.wait(10)
+        assert not store.path(step).exists()
+    thread.join(30)
+    assert ("waiting", "one", "") in display.events
+    assert store.state(step).status == "done"
+
+
+def test_a_kill_while_an_old_output_is_replaced_leaves_nothing_that_passes_for_whole(
+    store: ArtifactStore, display: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = make_step("one", text="old"), make_step("one", text="new")
+    run_steps([old], store, display=display)
+
+    def killed(folder: Path, **kwargs: object) -> None:
+        if folder == store.path(old):
+            raise KeyboardInterrupt
+
+    store.open_partial(new)
+    record = store.record(old)
+    assert record is not None
+    monkeypatch.setattr("radscale.execution.artifact.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.commit(new, record)
+    assert store.path(old).exists()
+    assert store.state(old).status != "done"
+
+
+def test_an_old_failure_is_not_that_of_changed_settings(store: ArtifactStore, display: Recorder) -> None:
+    bad = make_step("one", "fail", message="no")
+    run_steps([bad], store, display=display)
+    assert store.state(bad).status == "failed"
+    assert store.state(make_step("one", text="x")).status != "failed"
+
+
+def test_a_full_disk_is_said_even_if_the_reason_cannot_be_written(
+    store: ArtifactStore, display: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = make_step("bad", "fill_disk_for_good")
+    summary = run_steps([bad], store, display=display)
+    assert summary.outcomes == {"bad": "failed"}
+    assert "no space left" in summary.reasons["bad"]
+
+
+def test_status_needs_no_right_to_write(store: ArtifactStore, display: Recorder) -> None:
+    step = make_step("one", text="x")
+    run_steps([step], store, display=display)
+    os.chmod(store.root / ".locks" / "one.lock", 0o400)
+    os.chmod(store.root / ".locks", 0o500)
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    assert store.state(step).status == "done"
+    assert before == {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    os.chmod(store.root / ".locks", 0o700)
+
+
+def test_a_folder_with_anything_else_in_it_is_never_touched(tmp_path: Path) -> None:
+    precious = tmp_path / "datasets" / "own" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    with pytest.raises(InputError, match="no run of an experiment made"):
+        ArtifactStore(tmp_path).claim("study")
+    assert [path.name for path in tmp_path.iterdir()] == ["datasets"]
+
+
+def test_a_folder_belongs_to_one_experiment(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "out")
+    store.claim("one")
+    store.claim("one")
+    with pytest.raises(InputError, match="belongs to the experiment 'one', this one is 'two'"):
+        ArtifactStore(store.root).claim("two")
+
+
+def test_what_is_stale_says_why_in_words(store: ArtifactStore, display: Recorder) -> None:
+    run_steps([make_step("two", inputs=[make_step("one", text="old")], text="2")], store, display=display)
+    changed = make_step("two", inputs=[make_step("one", text="new")], text="2")
+    assert store.state(changed).changes == ("input one is another",)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_a_full_disk_is_known_in_every_wording(error: Exception) -> None:
+    assert describe_error(error).startswith("no space left on the disk")

@@ -4,6 +4,7 @@ import pytest
 
 from radscale.errors import InputError
 from radscale.experiment import load_experiment
+from radscale.experiment.study import Study
 
 BASE = """\
 name: mine
@@ -106,6 +107,67 @@ def test_circles_and_unknown_names_are_refused(tmp_path: Path) -> None:
         load_experiment("phantm")
     with pytest.raises(InputError, match="no such file"):
         load_experiment(str(tmp_path / "none.yaml"))
+
+
+def test_own_words_of_an_extended_file_are_replaced_not_merged(tmp_path: Path) -> None:
+    """Nobody's table has the label column of the recipe that he extends."""
+    base = BASE.replace(
+        "      folder: pictures\n", "      folder: pictures\n      settings: {labels: {finding: categorical}}\n"
+    )
+    write(tmp_path, base, "base.yaml")
+    child = "extends: base.yaml\ndatasets: {own: {source: {settings: {labels: {diagnoses: multiple}}}}}\n"
+    source = load_experiment(write(tmp_path, child)).settings.datasets["own"].source
+    assert source.model_dump()["settings"] == {"labels": {"diagnoses": "multiple"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: &a [*a]\n", r"study\.yaml:1: an anchor that holds itself"),
+        ("? [1, 2]\n: 3\n", r"study\.yaml:1: a key must be a word or a number"),
+        ("extends: smoke\nname: !!python/object:os.system x\n", r"study\.yaml:2: not valid YAML"),
+        ("extends: smoke\nname: a/b\n", r"study\.yaml:2: name: must be letters, digits.*'a/b'"),
+        ("extends: smoke\nprobe: 3\n", r"study\.yaml:2: probe: must be a mapping of keys to values, got 3"),
+        ("extends: smoke\nbudget: {epochs: .inf}\n", r"study\.yaml:2: budget\.epochs: .*finite.*inf"),
+    ],
+)
+def test_odd_files_are_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected) as error:
+        load_experiment(write(tmp_path, text))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("pretraining: {lerning_rate: 0.1}", r"study\.yaml:2: pretraining\.lerning_rate: .*'learning_rate'"),
+        ("pretraining: {batch_size: -3}", r"study\.yaml:2: pretraining\.batch_size: batch_size is -3"),
+        ("arms: {clip: {settings: {batch_size: x}}}", r"study\.yaml:2: arms\.clip\.settings\.batch_size: must be int"),
+        ("probe: {widht: 3}", r"study\.yaml:2: probe\.widht: .*'width'"),
+        ("datasets: {own: {source: {settings: {dirt: 1}}}}", r"study\.yaml:2: datasets\.own\.source\.settings\.dirt"),
+    ],
+)
+def test_what_a_stage_refuses_is_named_with_file_line_and_key(tmp_path: Path, change: str, expected: str) -> None:
+    loaded = load_experiment(write(tmp_path, f"extends: smoke\n{change}\n"))
+    with pytest.raises(InputError, match=expected) as error:
+        Study(loaded, tmp_path / "out").check()
+    assert "\n" not in str(error.value)
+
+
+def test_a_number_may_be_written_as_people_write_it(tmp_path: Path) -> None:
+    loaded = load_experiment(write(tmp_path, "extends: smoke\npretraining: {learning_rate: 1e-3}\n"))
+    assert loaded.settings.pretraining["learning_rate"] == 0.001
+
+
+def test_a_folder_named_like_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smoke").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_experiment("smoke").settings.name == "smoke"
+
+
+def test_a_mistake_on_the_command_line_is_said_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--set: budget\.epocs: unknown key; did you mean 'epochs'"):
+        load_experiment(write(tmp_path, BASE), {"budget": {"epocs": 9}})
 
 
 def test_overrides_from_the_command_line(tmp_path: Path) -> None:
