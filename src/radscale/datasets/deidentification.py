@@ -5,13 +5,14 @@ import hmac
 import os
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 
 from radscale.errors import InputError
 
 PSEUDONYM_HEX = 20
 SECRET_BYTES = 32
+FIRST_YEAR = 1895
 
 
 def load_or_create_secret(path: Path) -> bytes:
@@ -37,29 +38,76 @@ def load_or_create_secret(path: Path) -> bytes:
 
 def pseudonym(secret: bytes, kind: str, identifier: str) -> str:
     """20 hex digits of HMAC-SHA256; `kind` keeps equal patient and study numbers apart."""
-    return hmac.new(secret, f"{kind}\0{identifier}".encode(), hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
+    return hmac.new(secret, f"{kind}\0{identifier}".encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
+
+
+_DATE = re.compile(r"(\d{4})(?:-(\d{1,2})-(\d{1,2})|\.(\d{2})\.(\d{2})|(\d{2})(\d{2}))(?!\d)(?:[T ].*)?")
 
 
 def parse_date(value: str) -> int | None:
-    """Day number of YYYYMMDD or YYYY-MM-DD; None for anything else."""
-    digits = value.replace("-", "").strip()[:8]
+    """Day number of YYYYMMDD, YYYY-MM-DD or YYYY.MM.DD (a time may follow); None for anything else, such as 01/02/2020, whose
+    month nobody knows, and for years in which there were no X-rays."""
+    match = _DATE.fullmatch(value.strip())
+    if match is None:
+        return None
+    year, month, day = (int(part) for part in match.groups() if part is not None)
     try:
-        return datetime.strptime(digits, "%Y%m%d").toordinal()
+        return date(year, month, day).toordinal() if year >= FIRST_YEAR else None
     except ValueError:
         return None
 
 
-MONTHS = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sept?|oct|nov|dec)[a-z]*"
+_MONTHS = (
+    r"(?:jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|m\u00e4rz|apr(?:il)?|june?|juni|july?|juli|aug(?:ust)?|sept?(?:ember)?"
+    r"|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)\b\.?"
+)
+_MONTHS_AND_MAY = rf"(?:{_MONTHS}|ma[iy]\b)"
+"""In a report, "3. May represent" is no date: May needs a year beside it."""
+_DAY = r"\d{1,2}(?:st|nd|rd|th|\.)?"
+_YEAR = r"(?:(?:19|20)\d{2}|'?\d{2})\b"
+_PERSON = r"(?:[A-Z]\.\s*)*(?:(?:von|van|de[rn]?|di|la|al|bin)\s+)*[A-Z][\w'\u2019-]+(?:\s+(?:[A-Z]\.\s*)?[A-Z][\w'\u2019-]+)?"
 PATTERNS = (
-    (re.compile(r"\b\d{4}-\d{1,2}-\d{1,2}\b|\b\d{1,2}[/.]\d{1,2}[/.](?:\d{4}|\d{2})\b|\b(?:19|20)\d{6}\b"), "[date]"),
-    (re.compile(rf"\b(?:\d{{1,2}}\s+)?(?:{MONTHS})\.?\s+(?:\d{{1,2}},?\s+)?(?:19|20)\d{{2}}\b", re.IGNORECASE), "[date]"),
     (
-        re.compile(r"\b(?:mrn|acc(?:ession)?|patient id|case)\s*(?:number|no\.?|#)?\s*[:#]?\s*[A-Z]*\d[\w-]*", re.IGNORECASE),
+        re.compile(r"\b(?:19|20)\d{2}([-/.])\d{1,2}\1\d{1,2}\b|\b\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d{2})\b|\b(?:19|20)\d{6}\b"),
+        "[date]",
+    ),
+    (
+        re.compile(
+            rf"\b{_DAY}(?:\s+of)?[\s-]*{_MONTHS_AND_MAY},?[\s-]*{_YEAR}|\b{_MONTHS_AND_MAY}\s*{_DAY}[\s,]+(?:19|20)\d{{2}}\b"
+            rf"|\b{_MONTHS_AND_MAY},?\s*(?:19|20)\d{{2}}\b|\b{_DAY}(?:\s+of)?[\s-]*{_MONTHS}|\b{_MONTHS}\s*{_DAY}(?!\w)",
+            re.IGNORECASE,
+        ),
+        "[date]",
+    ),
+    (
+        re.compile(
+            r"\b(?:mrn|med(?:ical)?\s+rec(?:ord)?|acc(?:ession)?|patient\s+id|case|ssn)\s*(?:number|num|no\.?|nr\.?|#)?\s*[:#]?"
+            r"\s*[A-Z]{0,4}-?\d[\w-]*",
+            re.IGNORECASE,
+        ),
         "[number]",
     ),
-    (re.compile(r"\b\d{7,}\b|\b\d{3}[-.\s]\d{3}[-.\s]\d{4}\b"), "[number]"),
-    (re.compile(r"\b(?:Dr|Drs|Mr|Mrs|Ms|Prof)\.?\s+(?:[A-Z]\.\s*)?[A-Z][a-z]+(?:[- ][A-Z][a-z]+)?"), "[name]"),
-    (re.compile(r"\b[A-Z][a-z]+(?:\s+[A-Z]\.?)?\s+[A-Z][a-z]+,?\s+(?:M\.?D|D\.?O|R\.?N|P\.?A)\b\.?"), "[name]"),
+    (
+        re.compile(
+            r"\b\d{7,}\b|\(?\b\d{3}\)?[-.\s]\s?\d{3}[-.\s]\d{4}\b|\b\d{3}-\d{2}-\d{4}\b|\+\d[\d\s()-]{7,}\d"
+            r"|\b[\w.+-]+@[\w-]+\.[\w.]+"
+        ),
+        "[number]",
+    ),
+    (
+        re.compile(rf"\b(?:Drs?|Mr|Mrs|Ms|Prof)\b\.?\s+{_PERSON}|\b(?:DR|MR|MRS|MS)\.\s+{_PERSON}|\bDoctor\s+{_PERSON}"),
+        "[name]",
+    ),
+    (
+        re.compile(
+            rf"\b(?:[A-Z][\w'\u2019-]+,\s+)?{_PERSON}(?:,\s+(?:MD|DO|RN|PA|MBBS|FRCR)\b|,?\s+(?:M\.\s?D|D\.\s?O|R\.\s?N|P\.\s?A)\b\.?|\s+(?:MD|MBBS|FRCR)\b)"
+        ),
+        "[name]",
+    ),
+    (
+        re.compile(rf"\b((?i:discussed|communicated|reported|dictated|signed|transcribed)\s+(?:with|to|by):?\s+){_PERSON}"),
+        r"\1[name]",
+    ),
 )
 
 

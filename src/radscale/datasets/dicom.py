@@ -14,13 +14,16 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset as DicomDataset
 from pydicom.encaps import generate_frames
-from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_modality_lut
 
 from radscale.datasets.exclusions import Excluded
 
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", EXPLICIT_BIG_ENDIAN}
 RLE = "1.2.840.10008.1.2.5"
+MAX_PIXEL_ASPECT = 4.0
+MAX_AGE_YEARS = 120
 
 
 def _decoders() -> dict[str, Callable[[bytes], np.ndarray]]:
@@ -51,6 +54,8 @@ class DicomImage:
     """(H, W) float32; larger is denser tissue (brighter), whatever the photometric interpretation."""
     valid: np.ndarray | None
     """(H, W) bool, false at padding; None if all pixels count."""
+    pixel_aspect: float
+    """Height of a pixel over its width."""
     patient_id: str
     study_uid: str
     sop_uid: str
@@ -69,42 +74,76 @@ class DicomImage:
 def read_dicom(path: Path) -> DicomImage:
     """Decode one file.
 
+    Values are those after the modality transformation. A window or VOI LUT (C.11.2) is a way to look at them, and is not
+    applied: ingest scales the whole range, as RAD-DINO's data were made.
+
     Raises:
         Excluded: with a reason and one line without identifying values, if the file holds no usable grey image.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         header = pydicom.dcmread(path)
-    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        if "PixelData" not in header:
+            raise Excluded("no_pixels", "no Pixel Data (7FE0,0010)")
+        _check_kind(header)
+    except Excluded:
+        raise
+    except Exception as error:  # elements are parsed on first use, and raise whatever their damage makes of them
         raise Excluded("unreadable", f"not a readable DICOM file ({type(error).__name__})") from None
-    if "PixelData" not in header:
-        raise Excluded("no_pixels", "no Pixel Data (7FE0,0010)")
-    _check_kind(header)
     try:
         stored = _stored_values(header)
     except Excluded:
         raise
     except Exception as error:  # codecs raise errors of their own on damaged streams
         raise Excluded("unreadable", f"pixels cannot be decoded ({type(error).__name__})") from None
-    valid = _padding_mask(header, stored)
-    pixels = stored.astype(np.float32)
-    # Modality LUT module (PS3.3 C.11.1): output = stored * slope + intercept.
-    pixels = pixels * _number(header, "RescaleSlope", 1.0) + _number(header, "RescaleIntercept", 0.0)
-    # C.7.6.3.1.2: in MONOCHROME1 the lowest value is shown white.
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        pixels = pixels.max() + pixels.min() - pixels
-    return _with_fields(header, pixels, valid)
+    try:
+        valid = _padding_mask(header, stored)
+        pixels = _modality_values(header, stored)
+        # C.7.6.3.1.2: in MONOCHROME1 the lowest value is shown white.
+        if header.PhotometricInterpretation == "MONOCHROME1":
+            pixels = pixels.max() + pixels.min() - pixels
+        return _with_fields(header, pixels, valid)
+    except Exception as error:
+        raise Excluded("unreadable", f"a header value is not of its type ({type(error).__name__})") from None
+
+
+def _modality_values(header: DicomDataset, stored: np.ndarray) -> np.ndarray:
+    """(H, W) float32 after the modality LUT, or stored * slope + intercept (PS3.3 C.11.1)."""
+    if header.get("ModalityLUTSequence"):
+        return np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
+    slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
+    if not (np.isfinite(slope) and np.isfinite(intercept) and slope):
+        raise ValueError("rescale")
+    return (stored * slope + intercept).astype(np.float32)
+
+
+def _pixel_aspect(header: DicomDataset) -> float:
+    """Pixel height over width: Pixel Aspect Ratio (PS3.3 C.7.6.3.1.7), else from the spacings, rows first (10.7.1.3)."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        value = header.get(keyword)
+        if isinstance(value, MultiValue) and len(value) == 2:
+            height, width = float(value[0]), float(value[1])
+            if height > 0 and width > 0 and 1 / MAX_PIXEL_ASPECT <= height / width <= MAX_PIXEL_ASPECT:
+                # Spacings are rounded numbers: what is square to a part in a thousand is square.
+                return height / width if abs(height / width - 1) > 1e-3 else 1.0
+    return 1.0
 
 
 def _check_kind(header: DicomDataset) -> None:
     photometric = str(header.get("PhotometricInterpretation", ""))
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Excluded(
-            "unsupported", f"(0028,0004) Photometric Interpretation is {photometric or 'missing'}; grey images are read"
-        )
-    if int(header.get("NumberOfFrames", 1) or 1) != 1:
-        raise Excluded("unsupported", f"(0028,0008) Number of Frames is {header.NumberOfFrames}; single images are read")
+        raise Excluded("unsupported", f"(0028,0004) Photometric Interpretation is {_shown(photometric)}; grey images are read")
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if frames != 1:
+        raise Excluded("unsupported", f"(0028,0008) Number of Frames is {frames}; single images are read")
     if int(header.get("SamplesPerPixel", 1)) != 1:
         raise Excluded("unsupported", "(0028,0002) Samples per Pixel is not 1; grey images are read")
+
+
+def _shown(value: str) -> str:
+    """A code or UID of a header for a message. In a damaged header any value may have swallowed its neighbours, names too."""
+    return (value if re.fullmatch(r"[0-9.]{1,64}|[A-Z0-9_]{1,16}", value) else "no valid code") if value else "missing"
 
 
 def _stored_values(header: DicomDataset) -> np.ndarray:
@@ -138,7 +177,7 @@ def _decode(header: DicomDataset, syntax: str, rows: int, columns: int, allocate
         return _decode_rle(next(generate_frames(header.PixelData, number_of_frames=1)), rows, columns, allocated)
     decoder = _decoders().get(syntax)
     if decoder is None:
-        raise Excluded("unsupported", f"transfer syntax {syntax} is not read")
+        raise Excluded("unsupported", f"transfer syntax {_shown(syntax)} is not read")
     frame = next(generate_frames(header.PixelData, number_of_frames=1))
     values = np.squeeze(decoder(frame))
     return values.view(np.uint16 if values.dtype.itemsize == 2 else np.uint8)
@@ -176,11 +215,11 @@ def _number(header: DicomDataset, keyword: str, default: float) -> float:
 
 def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | None) -> DicomImage:
     text = partial(_text, header)
-    position = normalise_view_position(text("ViewPosition"))
-    patient_name = text("PatientName")
+    position = normalise_view_position(text("ViewPosition")) or _coded_view(header)
     return DicomImage(
         pixels=pixels,
         valid=valid,
+        pixel_aspect=_pixel_aspect(header),
         patient_id=text("PatientID"),
         study_uid=text("StudyInstanceUID"),
         sop_uid=text("SOPInstanceUID"),
@@ -192,9 +231,32 @@ def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | N
         sex=text("PatientSex") if text("PatientSex") in ("M", "F", "O") else None,
         age_years=parse_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
         manufacturer=text("Manufacturer") or None,
-        names=tuple(part for part in re.split(r"[\^\s=,]+", patient_name) if len(part) > 2)
-        + tuple(value for value in (text("PatientID"), text("AccessionNumber")) if len(value) > 3),
+        names=_names(header),
     )
+
+
+def _coded_view(header: DicomDataset) -> str:
+    """View from the meaning of View Code Sequence (0054,0220), which digital radiographs carry (PS3.3 C.8.11.5)."""
+    for code in header.get("ViewCodeSequence") or ():
+        meaning = re.sub(r"[^a-z]", "", str(code.get("CodeMeaning", "")).lower())
+        for part, position in (("lateral", "LATERAL"), ("anteroposterior", "AP"), ("posteroanterior", "PA")):
+            if part in meaning:
+                return position
+    return ""
+
+
+def _names(header: DicomDataset) -> tuple[str, ...]:
+    """Every person's name in the header, in its parts, and the numbers of patient and study."""
+    found: set[str] = set()
+    for element in header.iterall():
+        if element.VR == "PN":
+            values = element.value if isinstance(element.value, MultiValue) else [element.value]
+            found.update(part for value in values for part in re.split(r"[\^\s=,]+", str(value)) if len(part) > 2)
+    for keyword in ("PatientID", "AccessionNumber", "OtherPatientIDs", "InstitutionName"):
+        value = header.get(keyword)
+        values = value if isinstance(value, MultiValue) else [value]
+        found.update(text for item in values if item is not None and len(text := str(item).strip()) > 3)
+    return tuple(sorted(found))
 
 
 def _text(header: DicomDataset, keyword: str) -> str:
@@ -219,12 +281,18 @@ def view_of(position: str) -> str:
 
 
 def parse_age(age: str, birth_date: str, study_date: str) -> int | None:
-    """Whole years from an Age String (PS3.5 6.2: nnnD, nnnW, nnnM or nnnY), else from two dates; 90 for 90 and older."""
-    match = re.fullmatch(r"0*(\d{1,3})([DWMY])?", age)
+    """Whole years from an Age String (PS3.5 6.2: nnnD, nnnW, nnnM or nnnY), else from two dates; 90 for 90 and older.
+
+    None for what cannot be an age (above 120: archives hold 999 for unknown).
+    """
+    match = re.fullmatch(r"0*(\d{1,4})([DWMY])?", age.strip().upper())
     if match:
-        per_year = {"D": 365, "W": 52, "M": 12, "Y": 1, None: 1}[match.group(2)]
-        return min(int(match.group(1)) // per_year, 90)
+        per_year = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1, None: 1}[match.group(2)]
+        return _pooled_age(int(int(match.group(1)) / per_year))
     if re.fullmatch(r"\d{8}", birth_date) and re.fullmatch(r"\d{8}", study_date):
-        years = (int(study_date) - int(birth_date)) // 10000
-        return min(years, 90) if years >= 0 else None
+        return _pooled_age((int(study_date) - int(birth_date)) // 10000)
     return None
+
+
+def _pooled_age(years: int) -> int | None:
+    return min(years, 90) if 0 <= years <= MAX_AGE_YEARS else None

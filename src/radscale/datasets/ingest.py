@@ -7,6 +7,7 @@ the inputs, so the result does not depend on how many workers there are.
 import hashlib
 import json
 import multiprocessing
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +42,9 @@ from radscale.errors import InputError
 
 Progress = Callable[[int, int, str], None]
 SECTIONS = ("indication", "comparison", "findings", "impression")
+CARE_SETTINGS = ("inpatient", "outpatient", "emergency")
+NOT_IMAGES = (".csv", ".json", ".png", ".parquet", ".txt", ".md")
+MAX_SIDE_RATIO = 5
 REPORT_COLUMNS = {"accession_number": "accession_number", "report": "report"}
 
 
@@ -62,7 +66,8 @@ class IngestConfig:
     reports_csv: str | None = "reports.csv"
     """DICOM: table of reports, relative to the archive; None for an archive without reports."""
     report_columns: dict[str, str] = field(default_factory=lambda: dict(REPORT_COLUMNS))
-    """Roles to column names: accession_number, report; optional care_setting, indication, comparison, findings, impression."""
+    """Roles to column names: accession_number, report; optional patient_id (then it must agree with the
+    image's), care_setting, indication, comparison, findings, impression."""
     labels_csv: str | None = None
     """DICOM: table with accession_number and one column per task (1, 0, blank; -1 or "uncertain")."""
     labels_engine: str = "csv"
@@ -70,8 +75,8 @@ class IngestConfig:
     table: str = "metadata.csv"
     """Images: table with one row per image, relative to the folder."""
     columns: dict[str, str] = field(default_factory=lambda: {"image": "image_path", "patient": "patient_id"})
-    """Images: roles to column names: image, patient; optional study, study_day, report, the sections, sex, age, view,
-    manufacturer, care_setting."""
+    """Images: roles to column names: image, patient; optional study, study_day (a date or a count of days), report, the
+    sections, sex, age, view, manufacturer, care_setting, and name (never kept: only scrubbed from the report)."""
     labels: dict[str, str] = field(default_factory=dict)
     """Images: label columns and their kind: "binary" (1, 0, blank), "categorical" (one value), or "multiple" ("a|b")."""
     default_view: Literal["frontal", "lateral", "unknown"] = "unknown"
@@ -125,7 +130,8 @@ def ingest(
         progress: called with (inputs done, inputs in all, what).
 
     Returns:
-        Counts: inputs, images, exclusions by reason, patients, studies, reports, unmatched reports, encoding of the table.
+        Counts: inputs, images, exclusions by reason, patients, studies, reports, unmatched reports, encoding of the table,
+        files that are not read (tables, notes, pictures beside an archive) by suffix, unknown care settings.
 
     Raises:
         InputError: no such folder, nothing in it, or a table that does not fit.
@@ -145,11 +151,13 @@ def ingest(
         for count, item in enumerate(_decode_all(reader, num_workers), start=1):
             if item.excluded is None and item.digest in seen:
                 item.excluded = ("duplicate", "same pixels as an image before it")
+            if item.excluded is None and item.fields["sample_key"] in seen:
+                item.excluded = ("duplicate", "same SOP Instance UID (0008,0018) as an image before it, with other pixels")
             if item.excluded is not None:
                 reason, detail = item.excluded
                 exclusions.append({"source": pseudonym(secret, "source", item.key), "reason": reason, "detail": detail})
             else:
-                seen.add(item.digest)
+                seen |= {item.digest, item.fields["sample_key"]}
                 names.setdefault(item.fields["patient_key"], set()).update(item.names)
                 rows.append(_manifest_row(item, secret, shards))
             if progress is not None:
@@ -165,6 +173,7 @@ def ingest(
     pq.write_table(_report_table(reports, secret), out / "reports.parquet")
     if labels:
         pq.write_table(_label_table(labels, secret), out / "labels.parquet")
+    tables = sorted(out.glob("*.parquet"))
     counts = {
         "inputs": len(reader.inputs),
         "images": len(rows),
@@ -174,12 +183,15 @@ def ingest(
         "reports": len(reports),
         "unmatched_reports": unmatched,
         "table_encoding": reader.encoding,
+        "not_read": reader.not_read,
+        "unknown_care_settings": reader.unknown_care_settings,
     }
     settings = {
         "schema_version": SCHEMA_VERSION,
         "image_size_px": config.image_size_px,
         "counts": counts,
         "config": asdict(config),
+        "tables": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tables},
     }
     (out / "dataset.json").write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
     return counts
@@ -195,14 +207,19 @@ def _decode_all(reader: "_DicomSource | _ImageSource", num_workers: int) -> Iter
         yield from pool.imap(reader.decode, reader.inputs, chunksize=8)
 
 
-def _prepare(pixels: np.ndarray, valid: np.ndarray | None, config: IngestConfig) -> np.ndarray:
+def _prepare(pixels: np.ndarray, valid: np.ndarray | None, config: IngestConfig, pixel_aspect: float = 1.0) -> np.ndarray:
     """Resize first, then scale to 8 bit, as RAD-DINO's data were made; padding takes the lowest value of the image."""
-    if min(pixels.shape) < config.min_size_px:
-        raise Excluded("too_small", f"{pixels.shape[1]} x {pixels.shape[0]} px, the least is {config.min_size_px}")
+    height, width = pixels.shape
+    if min(height, width) < config.min_size_px:
+        raise Excluded("too_small", f"{width} x {height} px, the least is {config.min_size_px}")
+    if max(height * pixel_aspect, width) > MAX_SIDE_RATIO * min(height * pixel_aspect, width):
+        raise Excluded("unsupported", f"{width} x {height} px: one side is more than {MAX_SIDE_RATIO} times the other")
     if valid is not None:
         pixels = np.where(valid, pixels, pixels[valid].min())
     # Before the resize: its rounding would make a flat image look like a very noisy one.
-    image = None if pixels.min() == pixels.max() else normalise_to_8bit(resize_shorter_side(pixels, config.image_size_px))
+    if pixels.min() == pixels.max():
+        raise Excluded("constant_image", "all pixels have one value")
+    image = normalise_to_8bit(resize_shorter_side(pixels, config.image_size_px, pixel_aspect=pixel_aspect))
     if image is None:
         raise Excluded("constant_image", "all pixels have one value")
     return image
@@ -220,10 +237,11 @@ class _DicomSource:
 
     def __init__(self, config: IngestConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        tables = {folder / name for name in (config.reports_csv, config.labels_csv) if name}
-        files = (path for path in folder.rglob("*") if path.is_file() and path not in tables)
-        ignored = (".csv", ".json", ".png", ".parquet", ".txt", ".md")
-        self.inputs = sorted(path.relative_to(folder).as_posix() for path in files if path.suffix.lower() not in ignored)
+        files = _files_below(folder)
+        skipped = [name for name in files if Path(name).suffix.lower() in NOT_IMAGES]
+        self.inputs = sorted(set(files) - set(skipped))
+        self.not_read = dict(sorted(Counter(Path(name).suffix.lower() for name in skipped).items()))
+        self.unknown_care_settings = 0
         self.decode = partial(_decode_dicom, folder, config)
         self.encoding = ""
         self.report_rows: list[dict[str, str]] = []
@@ -239,24 +257,41 @@ class _DicomSource:
         by_accession: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             by_accession.setdefault(row["accession_key"], []).append(row)
-        found, unmatched = {}, 0
+        texts: dict[str, dict[str, list[str]]] = {}
+        patients: dict[str, str] = {}
+        unmatched = 0
         for report in self.report_rows:
-            images = by_accession.get(report[columns["accession_number"]].strip())
-            if not images:
+            accession = report[columns["accession_number"]].strip()
+            images = by_accession.get(accession, []) if accession else []
+            if "patient_id" in columns:
+                patient = report[columns["patient_id"]].strip()
+                images = [image for image in images if image["patient_key"] == patient]
+            # A number that two patients share (archives that were merged) names neither.
+            if len({image["patient_key"] for image in images}) != 1:
                 unmatched += 1
                 continue
-            setting = report.get(columns.get("care_setting", "care_setting"), "").strip().lower()
-            for image in images:
-                image["care_setting"] = setting or None
+            setting = self._care_setting(report.get(columns.get("care_setting", "care_setting"), ""))
             scrub = partial(scrub_text, known=names.get(images[0]["patient_key"], ()))
-            sections = {name: scrub(report.get(columns.get(name, ""), "")) for name in SECTIONS}
-            found[images[0]["study_key"]] = {
-                "study_key": images[0]["study_key"],
-                "patient_key": images[0]["patient_key"],
-                "text": scrub(report[columns["report"]]),
-                **sections,
-            }
-        return list(found.values()), unmatched
+            parts = {"text": scrub(report[columns["report"]])}
+            parts |= {name: scrub(report.get(columns.get(name, ""), "")) for name in SECTIONS}
+            for image in images:
+                image["care_setting"] = setting
+                patients[image["study_key"]] = image["patient_key"]
+                study = texts.setdefault(image["study_key"], {})
+                for name, part in parts.items():
+                    if part not in study.setdefault(name, []):
+                        study[name].append(part)
+        # Several rows of a study are its report and what was added later: all of it, once, in the table's order.
+        joined = [
+            {"study_key": key, "patient_key": patients[key]} | {name: "\n\n".join(filter(None, p)) for name, p in parts.items()}
+            for key, parts in texts.items()
+        ]
+        return joined, unmatched
+
+    def _care_setting(self, value: str) -> str | None:
+        setting = value.strip().lower()
+        self.unknown_care_settings += bool(setting) and setting not in CARE_SETTINGS
+        return setting if setting in CARE_SETTINGS else None
 
     def label_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         if self.config.labels_csv is None:
@@ -275,13 +310,31 @@ class _DicomSource:
         return labels
 
 
+def _files_below(folder: Path) -> list[str]:
+    """Relative paths of all that is not a folder. Links to folders are followed, each folder is entered once.
+
+    A folder that cannot be listed is itself in the list, so that it becomes an exclusion and not a silence.
+    """
+    found: list[str] = []
+    closed: list[str] = []
+    entered: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=lambda error: closed.append(str(error.filename))):
+        folders.sort()
+        if os.path.realpath(place) in entered:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(place))
+        found += [os.path.join(place, name) for name in files]
+    return [Path(path).relative_to(folder).as_posix() for path in (*found, *closed)]
+
+
 def _decode_dicom(folder: Path, config: IngestConfig, name: str) -> _Decoded:
     item = _Decoded(key=name)
     try:
         image = read_dicom(folder / name)
         if not image.patient_id:
             raise Excluded("no_patient", "no Patient ID (0010,0020): the image cannot be put into a split")
-        _encode(_prepare(image.pixels, image.valid, config), item)
+        _encode(_prepare(image.pixels, image.valid, config, image.pixel_aspect), item)
     except Excluded as verdict:
         item.excluded = (verdict.reason, str(verdict))
         return item
@@ -311,15 +364,19 @@ class _ImageSource:
         table.require([*config.columns.values(), *config.labels], path.name)
         self.encoding = table.encoding
         self.inputs = image_entries(table.rows, config.columns)
+        self.not_read: dict[str, int] = {}
+        self.unknown_care_settings = sum(bool(e.care_setting) and e.care_setting not in CARE_SETTINGS for e in self.inputs)
         self.decode = partial(_decode_image, folder, config)
 
     def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:
-        kept = {row["sample_key"]: row for row in rows}
+        kept = {row["entry_number"]: row for row in rows}
         found: dict[str, dict[str, str]] = {}
         for entry in self.inputs:
-            row = kept.get(entry.path)
-            texts = {name: scrub_text(entry.texts.get(name, "").strip()) for name in ("report", *SECTIONS)}
-            if row is None or not any(texts.values()):
+            row = kept.get(entry.number)
+            if row is None:
+                continue
+            texts = {name: scrub_text(entry.texts.get(name, ""), entry.names) for name in ("report", *SECTIONS)}
+            if not any(texts.values()):
                 continue
             text = texts.pop("report") or "\n".join(f"{name.upper()}: {texts[name]}" for name in SECTIONS if texts[name])
             found.setdefault(
@@ -328,8 +385,8 @@ class _ImageSource:
         return list(found.values()), 0
 
     def label_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-        kept = {row["sample_key"] for row in rows}
-        entries = [entry for entry in self.inputs if entry.path in kept]
+        kept = {row["entry_number"] for row in rows}
+        entries = [entry for entry in self.inputs if entry.number in kept]
         labels = []
         for column, kind in self.config.labels.items():
             values = [entry.row[column].strip() for entry in entries]
@@ -363,6 +420,7 @@ def _decode_image(folder: Path, config: IngestConfig, entry: ImageEntry) -> _Dec
         item.excluded = (verdict.reason, str(verdict))
         return item
     item.fields = {
+        "entry_number": entry.number,
         "sample_key": entry.path,
         "study_key": entry.study,
         "patient_key": entry.patient,
@@ -373,7 +431,7 @@ def _decode_image(folder: Path, config: IngestConfig, entry: ImageEntry) -> _Dec
         "sex": entry.sex,
         "age_years": entry.age_years,
         "manufacturer": entry.manufacturer,
-        "care_setting": entry.care_setting,
+        "care_setting": entry.care_setting if entry.care_setting in CARE_SETTINGS else None,
     }
     return item
 
@@ -389,7 +447,9 @@ def _label(config: IngestConfig, level: str, key: str, task: str, value: str) ->
     state = states.get(text, text)
     if state not in STATES:
         raise InputError(
-            f"label column '{task}': value {value!r}; allowed: 1, 0, -1 (uncertain), blank, or {', '.join(STATES)}"
+            # Not the value: a column that is no label may hold names.
+            f"label column '{task}': a value of {len(text)} characters is none of 1, 0, -1 (uncertain), blank,"
+            f" {', '.join(STATES)}; correct it or leave the column out"
         )
     return {"level": level, "key": key, "task": task, "state": state, "engine": config.labels_engine}
 

@@ -18,12 +18,13 @@ SPLINE_RADIUS = 21
 GAUSSIAN_RADIUS_SIGMAS = 5.0
 
 
-def resize_shorter_side(image: np.ndarray, size_px: int = 518) -> np.ndarray:
+def resize_shorter_side(image: np.ndarray, size_px: int = 518, *, pixel_aspect: float = 1.0) -> np.ndarray:
     """Resize so that the shorter side has `size_px` pixels; the aspect ratio is kept.
 
     Args:
         image: (H, W) of any number type.
         size_px: new length of the shorter side; the longer one is rounded to whole pixels.
+        pixel_aspect: height of the input's pixels over their width; the output's pixels are square.
 
     Returns:
         (H', W') float32 in the units of the input.
@@ -39,9 +40,10 @@ def resize_shorter_side(image: np.ndarray, size_px: int = 518) -> np.ndarray:
         raise InputError(f"image of {height} x {width} px is too small to resize; the least is 2 px a side")
     if size_px < 1:
         raise InputError(f"size_px is {size_px}; it must be 1 or more")
-    scale = size_px / min(height, width)
-    new_height = size_px if height <= width else round(height * scale)
-    new_width = size_px if width <= height else round(width * scale)
+    tall = height * pixel_aspect
+    scale = size_px / min(tall, width)
+    new_height = size_px if tall <= width else round(tall * scale)
+    new_width = size_px if width <= tall else round(width * scale)
     values = np.ascontiguousarray(array, dtype=np.float32)
     if new_height != height:
         values = resize_operator(height, new_height) @ values

@@ -96,7 +96,8 @@ _FORWARD_CUES = re.compile(
     r"|(?P<negative>\b(?:no\s+longer|no|not|without|w/o|negative\s+for|free\s+(?:of|from)|clear\s+of|absence\s+of"
     r"|absent|nor|neither|never|denies|lack\s+of"
     r"|resolution\s+of|clearing\s+of|resolved|rather\s+than|instead\s+of|unlikely\s+to\s+(?:be|represent))\b)"
-    r"|(?P<uncertain>\b(?:possib(?:le|ly|ility)|questionable|question(?:s)?\s+of|questions?|may|might|could"
+    r"|(?P<uncertain>\b(?:(?:may|might|could)\s+(?:\w+\s+)?be\s+(?:\w+ly\s+|in\s+part\s+)?(?:secondary|due)\s+to"
+    r"|possib(?:le|ly|ility)|questionable|question(?:s)?\s+of|questions?|may|might|could"
     r"|suspicious\s+for|suspicion\s+(?:of|for)|suspect\w*"
     r"|concern(?:ing|s)?(?:\s+for)?|worrisome\s+for|suggest\w*|equivocal|borderline|perhaps|potential(?:ly)?"
     r"|indeterminate|differential|less\s+likely)\b)"
@@ -124,8 +125,9 @@ _VERB = (
 )
 _BACKWARD_CUES = re.compile(
     rf"(?P<uncertain>{_VERB}?\b(?:(?:can\s*not|can't)\s+(?:\w+ly\s+)?be\s+(?:\w+ly\s+)?{_EXCLUDE}"
-    rf"|not\s+(?:\w+ly\s+)?{_EXCLUDE}|difficult\s+to\s+{_EXCLUDE}"
+    rf"|not\s+(?:\w+ly\s+)?{_EXCLUDE}|difficult\s+to\s+(?:\w+ly\s+)?{_EXCLUDE}"
     rf"|less\s+likely|(?:may|might|could)\s+(?:also\s+)?be\s+(?:present|seen))\b"
+    r"|(?:suspected|questioned)(?=\s*(?:[.,;]|\Z))"
     rf"|{_VERB}(?:possible|suspected|questioned|questionable|equivocal|(?:an?|in\s+the)\s+(?:possibility|consideration"
     r"|differential))\b)"
     rf"|(?P<negative>{_VERB}?\b(?:(?:no\s+longer|not)\s+(?:\w+ly\s+)?(?:{_NOT_SEEN}|enlarged|thickened|elevated)"

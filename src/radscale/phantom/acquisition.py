@@ -8,6 +8,8 @@ import numpy as np
 from radscale.phantom.geometry import FRONTAL, Canvas
 
 FIELD_MM, TOP_MM = 345.0, -52.0
+BODY = 0.9
+"""Line integral that only tissue reaches."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def canvas_for(view: str, size_px: int, portable: bool, rng: np.random.Generator
 
 def render(image: np.ndarray, canvas: Canvas, scanner: Scanner, portable: bool, rng: np.random.Generator) -> np.ndarray:
     """(S, S) uint16 stored values, bright for dense whatever the photometric interpretation (that is applied on writing)."""
+    body = image
     scatter = coarse_blur(image, 45 / canvas.mm_per_px)
     dose = 0.7 if portable else 1.0
     grain = rng.standard_normal(image.shape).astype(np.float32)
@@ -59,7 +62,9 @@ def render(image: np.ndarray, canvas: Canvas, scanner: Scanner, portable: bool, 
     image = image - scanner.equalisation * scatter
     image = image + scanner.sharpness * (image - cv2.GaussianBlur(image, (0, 0), 2.2 / canvas.mm_per_px))
     image = cv2.GaussianBlur(image, (0, 0), (0.9 if portable else 0.6) / canvas.mm_per_px)
-    low, high = np.percentile(image[::4, ::4], [2.0, 98.5])
+    # As scanners do, the tones are chosen for what lies in the body: air around it is black.
+    inside = body[::4, ::4] > BODY
+    low, high = np.percentile(image[::4, ::4][inside], [3.0, 99.0]) if inside.any() else (0.0, 1.0)
     middle = (image - low) / max(high - low, 1e-6) - 0.5
     toned = 1 / (1 + np.exp(-3.2 * scanner.contrast * middle))
     toned = np.clip((toned - 0.06) / 0.88, 0, 1)

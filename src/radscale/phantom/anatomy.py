@@ -81,23 +81,41 @@ class Chest:
     """(side, rib, position along it from 0 at the spine to 1)."""
 
 
-def lungs(patient: Patient, lucency: float = 1.0) -> list[Ellipsoid]:
-    """Right and left lung."""
-    w, h = patient.thorax_width, patient.lung_height
-    density = AIR_IN_LUNG * lucency
-    shape = (w * 0.43, patient.thorax_depth * 0.86, h * 0.60)
-    centre_z = 8 + h * 0.56
-    return [Ellipsoid((side * w * 0.50, 4, centre_z), shape, density, tilt=-side * 0.09) for side in (-1, 1)]
+APEX_Z = 3.0
+LUNG_WIDTH, LUNG_DEPTH = 0.93, 0.86
+"""Of the thorax: what the chest wall leaves to the lungs."""
+
+
+def thorax_section(patient: Patient, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Half width, half depth and middle (y) of the room of the lungs at heights z: an ellipse that narrows towards the apex."""
+    widest = APEX_Z + 0.66 * patient.lung_height
+    rise = np.clip((widest - z) / (widest - APEX_Z), 0, 1)
+    width = patient.thorax_width * LUNG_WIDTH * np.sqrt(1 - rise**2.3)
+    depth = patient.thorax_depth * LUNG_DEPTH * np.sqrt(1 - rise**2.6)
+    return width, depth, 4 + 16 * rise  # the breast bone leans back, so the apex lies behind
+
+
+def largest_air_path(canvas: Canvas, patient: Patient) -> float:
+    """Millimetres of lung along the longest ray: one lung from the front, both from the side."""
+    frontal = 2 * patient.thorax_depth * LUNG_DEPTH
+    return frontal if canvas.view == FRONTAL else 2 * (patient.thorax_width * LUNG_WIDTH - 14)
 
 
 def lung_path(chest: Chest, canvas: Canvas, side: int) -> np.ndarray:
     """(S, S) share of the largest path through air in one lung (side -1: the patient's right), 0 below the diaphragm."""
-    image = canvas.empty()
-    solid = lungs(chest.patient)[0 if side < 0 else 1]
-    chord, box = solid.path_length(canvas)
-    if chord is not None:
-        image[box] = chord / (2 * solid.radii[canvas.depth])
-    return image * above_diaphragm(chest, canvas, side)
+    p = chest.patient
+    width, depth, middle = thorax_section(p, canvas.rows_mm()[:, None])
+    u = canvas.columns_mm()[None, :]
+    room = np.maximum(width if canvas.view == FRONTAL else depth, 1e-3)
+    chord = np.sqrt(np.maximum(1 - np.square((u if canvas.view == FRONTAL else u - middle) / room), 0))
+    if canvas.view == FRONTAL:
+        # Each lung has a rounded top of its own, beside the vessels of the neck.
+        top = APEX_Z + 42 * (np.minimum(side * u - p.thorax_width * 0.43, 0) / (p.thorax_width * 0.33)) ** 2
+        path = depth * chord / (p.thorax_depth * LUNG_DEPTH) * np.clip((side * u - 7) / 12, 0, 1)
+        path = path * np.sqrt(np.clip((canvas.rows_mm()[:, None] - top) / 24, 0, 1))
+    else:
+        path = np.maximum(width * chord - 14, 0) / (p.thorax_width * LUNG_WIDTH - 14)
+    return np.asarray(path * above_diaphragm(chest, canvas, side), dtype=np.float32)
 
 
 def above_diaphragm(chest: Chest, canvas: Canvas, side: int) -> np.ndarray:
@@ -107,15 +125,17 @@ def above_diaphragm(chest: Chest, canvas: Canvas, side: int) -> np.ndarray:
     u = canvas.columns_mm()[None, :]
     if canvas.view == FRONTAL:
         offset, reach = u - side * p.thorax_width * 0.40, p.thorax_width * 0.52
-    else:
-        offset, reach = u + 12, p.thorax_depth * 0.95
-    dome = top + 46 * chest.dome_flat * (np.abs(offset) / reach) ** 2.4
-    return np.clip((dome - canvas.rows_mm()[:, None]) / 7, 0, 1)
+        fall = np.where(side * offset > 0, np.float32(46), np.float32(24))
+    else:  # the dome falls to the back; in front it meets the breast bone high up
+        offset, reach = u + 20, p.thorax_depth * 0.95
+        fall = np.where(offset > 0, np.float32(54), np.float32(16))
+    dome = top + fall * chest.dome_flat * (np.abs(offset) / reach) ** 2.2
+    return np.asarray(np.clip((dome - canvas.rows_mm()[:, None]) / 6, 0, 1))
 
 
 def rib_curve(patient: Patient, side: int, rib: int, spine_shift: float = 0.0) -> np.ndarray:
     """(60, 3) points of a rib, from the spine around the side to the front."""
-    angle = np.linspace(0.10, 0.93, 60) * np.pi
+    angle = np.linspace(0.02, 0.86, 60) * np.pi
     level = 4 + rib * patient.lung_height / 10.5
     swell = np.clip(0.62 + 0.085 * rib, 0.62, 1.0)
     x = side * (patient.thorax_width * swell * np.sin(angle) ** 0.72) + spine_shift
@@ -174,14 +194,17 @@ def project_chest(chest: Chest, canvas: Canvas) -> np.ndarray:
     p = chest.patient
     image = _soft_tissue(chest, canvas)
     inside = np.maximum(lung_path(chest, canvas, -1), lung_path(chest, canvas, 1))
-    air = np.float32(-AIR_IN_LUNG * chest.lucency * 2 * lungs(p)[0].radii[canvas.depth]) * inside
+    air = np.float32(-AIR_IN_LUNG * chest.lucency * largest_air_path(canvas, p)) * inside
     image -= air
     _mediastinum(chest, canvas, image, air)
     _bones(chest, canvas, image)
     _vessels(chest, canvas, image, inside)
     rng = np.random.default_rng([p.texture_seed, canvas.horizontal])
-    grain = 0.6 * blob_noise(rng, canvas.size_px, 6.0) + 0.4 * blob_noise(rng, canvas.size_px, 3.0)
-    image += 0.035 * grain * inside + 0.02 * blob_noise(rng, canvas.size_px, 50.0)
+    # Features in mm: the same lung at any number of pixels.
+    grain = 0.6 * blob_noise(rng, canvas.size_px, 6.5 / canvas.mm_per_px) + 0.4 * blob_noise(
+        rng, canvas.size_px, 3.2 / canvas.mm_per_px
+    )
+    image += 0.045 * grain * np.sqrt(inside) + 0.03 * blob_noise(rng, canvas.size_px, 60 / canvas.mm_per_px)
     return image
 
 
@@ -190,25 +213,45 @@ def _soft_tissue(chest: Chest, canvas: Canvas) -> np.ndarray:
     image = canvas.empty()
     wall = 24 * p.habitus
     w, d = p.thorax_width + wall, p.thorax_depth + wall * 0.9
-    solids = [
+    trunk = [
         Ellipsoid((0, 0, 190), (w, d, 430), TISSUE),
         Ellipsoid((0, 0, 380), (w * 1.05, d * 1.05, 210), TISSUE * 0.35),
-        Ellipsoid((0, 24, -75), (48 + 6 * p.habitus, 50, 100), TISSUE * 0.7),
     ]
-    for side in (-1, 1):
-        if canvas.view == FRONTAL:  # in a lateral view the arms are raised
-            solids.append(Ellipsoid((side * (w + 4), 20, 10), (95, 60, 70), TISSUE * 0.5, tilt=side * 0.35))
-            solids.append(Ellipsoid((side * (w + 40), 10, 190), (46, 42, 230), TISSUE * 0.6, tilt=-side * 0.06))
-        if p.sex == "F":
+    if canvas.view == FRONTAL:  # in a lateral view the arms are raised
+        for side in (-1, 1):
+            trunk.append(Ellipsoid((side * (w + 2), 20, 20), (86, 54, 170), TISSUE * 0.45, tilt=side * 0.12))
+            trunk.append(Ellipsoid((side * (w + 52), 10, 170), (44, 44, 250), TISSUE * 0.75, tilt=-side * 0.05))
+    for solid in trunk:
+        solid.add_to(image, canvas)
+    image *= _below_shoulders(p, canvas)
+    neck = Ellipsoid((0, 24, -85), (44 + 8 * p.habitus, 50, 112), TISSUE * 0.62)
+    neck.add_to(image, canvas)
+    if p.sex == "F":
+        for side in (-1, 1):
             size = 42 + 18 * p.habitus
             centre = (side * w * 0.50, -d * 0.70, 168 + 14 * p.habitus)
-            solids.append(Ellipsoid(centre, (size, 40 * p.habitus, size * 0.85), TISSUE * 0.32))
-    for solid in solids:
-        solid.add_to(image, canvas)
-    stomach = Ellipsoid((58, -5, p.dome_left + chest.dome_left + 26), (23, 24, 13), AIR_IN_LUNG * 0.8)
+            share = 0.30 if canvas.view == FRONTAL else 0.13  # from the side, both lie in one ray
+            Ellipsoid(centre, (size, 40 * p.habitus, size * 0.85), TISSUE * share).add_to(image, canvas)
+    gas = np.random.default_rng([p.texture_seed, 5])
+    stomach = Ellipsoid((58, -5, p.dome_left + chest.dome_left + 24), (25, 24, 11), AIR_IN_LUNG * 0.8, tilt=0.2)
     stomach.add_to(image, canvas)
+    for _ in range(int(gas.integers(0, 6))):  # bowel
+        place = (float(gas.uniform(-95, 95)), float(gas.uniform(-40, 10)), p.dome_left + float(gas.uniform(42, 95)))
+        size = float(gas.uniform(6, 15))
+        bowel = Ellipsoid(place, (size * 1.6, size, size * 0.8), AIR_IN_LUNG * 0.6, tilt=float(gas.normal(0, 0.6)))
+        bowel.add_to(image, canvas)
     # Skin, fat and muscle fade into each other: no organ edge in them is sharp.
     return np.asarray(cv2.GaussianBlur(image, (0, 0), 4 / canvas.mm_per_px))
+
+
+def _below_shoulders(patient: Patient, canvas: Canvas) -> np.ndarray:
+    """(S, S) 0 in the air beside the neck, 1 in the body: shoulders slope down from the neck."""
+    u = canvas.columns_mm()[None, :]
+    if canvas.view == FRONTAL:
+        line = -78 + 62 * np.clip((np.abs(u) - 40) / 120, 0, 1.3) ** 1.25
+    else:
+        line = -62 - 22 * np.clip(u / 60, -1, 1)
+    return np.asarray(np.clip((canvas.rows_mm()[:, None] - line) / 9, 0, 1), dtype=np.float32)
 
 
 def _mediastinum(chest: Chest, canvas: Canvas, image: np.ndarray, air: np.ndarray) -> None:
@@ -218,10 +261,11 @@ def _mediastinum(chest: Chest, canvas: Canvas, image: np.ndarray, air: np.ndarra
     base = p.dome_left + chest.dome_left * 0.5
     heart = (52 * size, 46 * size, 62 * size)
     solids = [
-        Ellipsoid((20 * size, -22, base - 36 * size - 8), heart, TISSUE * 0.72, tilt=p.heart_tilt),
-        Ellipsoid((-14, -18, base - 62), (34 * size, 36, 50 * size), TISSUE * 0.40),
+        Ellipsoid((22 * size, -22, base - 30 * size - 8), heart, TISSUE * 0.60, tilt=p.heart_tilt),
+        Ellipsoid((-13 * size, -14, base - 46), (34 * size, 36, 52 * size), TISSUE * 0.45),
+        Ellipsoid((9 * size, 6, base - 78 * size), (31 * size, 28, 46), TISSUE * 0.45, tilt=0.5),
         # great vessels, aortic knob, trunk of the pulmonary artery
-        Ellipsoid((2, 4, 52), (25, 34, 78), TISSUE * 0.50),
+        Ellipsoid((2, 4, 62), (33, 36, 100), TISSUE * 0.75),
         Ellipsoid(
             (21 + 7 * p.aorta_bulge, 14, 58 + p.lung_height * 0.07),
             (14 + 6 * p.aorta_bulge, 18, 15 + 5 * p.aorta_bulge),
@@ -239,11 +283,15 @@ def _mediastinum(chest: Chest, canvas: Canvas, image: np.ndarray, air: np.ndarra
     solid_tissue = canvas.empty()
     for solid in solids:
         solid.add_to(solid_tissue, canvas)
-    image += np.minimum(solid_tissue, 0.96 * air)
+    # The heart beats and vessels taper: their edges are softer than those of bone. Some lung lies before and behind them.
+    solid_tissue = cv2.GaussianBlur(solid_tissue, (0, 0), 1.6 / canvas.mm_per_px)
+    limit = (0.90 if canvas.view == FRONTAL else 0.75) * air
+    image += limit * (1 - np.exp(-2.0 * solid_tissue / np.maximum(limit, 1e-3)))
     aorta = np.array([[24, 20, 70], [25, 48, 110], [18, 58, 170], [8, 60, 260]], float)
     image += 0.07 * draw_curve(canvas, smooth_curve(aorta), 24)
     for points, width in airways(p):
-        image -= 0.16 * draw_curve(canvas, points, width) * (width / 17)
+        airway = cv2.GaussianBlur(draw_curve(canvas, points, width), (0, 0), 1.5 / canvas.mm_per_px)
+        image -= 0.36 * airway * (width / 17) ** 1.5
 
 
 def carina(patient: Patient) -> np.ndarray:
@@ -262,21 +310,38 @@ def airways(patient: Patient) -> list[tuple[np.ndarray, float]]:
 
 def _bones(chest: Chest, canvas: Canvas, image: np.ndarray) -> None:
     p = chest.patient
+    spine = canvas.empty()
+    share = 0.24 if canvas.view == FRONTAL else 0.40
     for index in range(17):
         z = -60 + index * 23.0
         x = float(spine_x(chest, np.array(z)))
-        Ellipsoid((x, 58, z), (17, 19, 11), BONE * 0.42 * p.bone).add_to(image, canvas)
-        Ellipsoid((x, 84, z + 6), (4, 12, 7), BONE * 0.55 * p.bone).add_to(image, canvas)
-        Ellipsoid((x, 76, z), (27, 7, 4.5), BONE * 0.35 * p.bone).add_to(image, canvas)
+        Ellipsoid((x, 58, z), (18, 19, 12), BONE * share * p.bone).add_to(spine, canvas)
+        Ellipsoid((x, 84, z + 6), (3.5, 12, 7), BONE * 0.45 * p.bone).add_to(spine, canvas)
+        Ellipsoid((x, 76, z), (27, 7, 4.5), BONE * 0.30 * p.bone).add_to(spine, canvas)
+        for plate in (-9.5, 9.5):  # end plates are the dense part of a vertebra
+            ends = np.array([[x - 15, 58, z + plate], [x + 15, 58, z + plate]])
+            if canvas.view != FRONTAL:
+                ends = np.array([[x, 42, z + plate], [x, 74, z + plate]])
+            spine += 0.05 * p.bone * draw_curve(canvas, ends, 2.0)
+    image += cv2.GaussianBlur(spine, (0, 0), 1.2 / canvas.mm_per_px)
     _ribs(chest, canvas, image)
     for side in (-1, 1) if canvas.view == FRONTAL else ():
+        w = p.thorax_width
         clavicle = smooth_curve(
-            np.array([[side * 14, -62, 30], [side * 60, -58, 14], [side * 105, -30, 3], [side * 150, 5, -8]])
+            np.array(
+                [[side * 15, -62, 36], [side * 40, -62, 29], [side * 75, -50, 12], [side * 110, -26, 2], [side * 146, 5, -6]]
+            )
         )
-        image += p.bone * (0.22 * draw_curve(canvas, clavicle, 12) - 0.07 * draw_curve(canvas, clavicle, 6))
-        blade = Ellipsoid((side * p.thorax_width * 0.95, 70, 88), (19, 6, 60), BONE * 0.9 * p.bone, tilt=-side * 0.25)
+        shaft = 0.20 * draw_curve(canvas, clavicle, 10.5) - 0.08 * draw_curve(canvas, clavicle, 5.5)
+        shaft += 0.06 * draw_curve(canvas, clavicle[:9], 14)
+        humerus = np.array([[side * (w + 36), 15, 24], [side * (w + 46), 15, 90], [side * (w + 52), 15, 330]])
+        shaft += 0.16 * draw_curve(canvas, humerus, 24) - 0.09 * draw_curve(canvas, humerus, 13)
+        border = np.array([[side * w * 1.12, 70, 12], [side * w * 0.97, 70, 84], [side * w * 0.82, 70, 142]])
+        shaft += 0.07 * draw_curve(canvas, smooth_curve(border), 4)
+        image += p.bone * cv2.GaussianBlur(shaft, (0, 0), 0.8 / canvas.mm_per_px)
+        blade = Ellipsoid((side * w * 0.99, 70, 82), (21, 5, 64), BONE * 0.5 * p.bone, tilt=-side * 0.25)
         blade.add_to(image, canvas)
-        Ellipsoid((side * (p.thorax_width + 34), 15, 16), (22, 22, 24), BONE * 0.35 * p.bone).add_to(image, canvas)
+        Ellipsoid((side * (w + 34), 15, 16), (23, 23, 25), BONE * 0.30 * p.bone).add_to(image, canvas)
     depth = p.thorax_depth
     sternum = smooth_curve(np.array([[0, -depth * 0.95, 20], [0, -depth * 1.08, 95], [0, -depth * 1.1, 165]], float))
     image += 0.07 * p.bone * draw_curve(canvas, sternum, 30 if canvas.view == FRONTAL else 9)
@@ -286,7 +351,8 @@ def _ribs(chest: Chest, canvas: Canvas, image: np.ndarray) -> None:
     """Ribs are tubes: a dense rim and a lighter core. Their backs lie close to the detector; the fronts are cartilage."""
     p = chest.patient
     breaks = {(side, rib): place for side, rib, place in chest.rib_breaks}
-    parts = [(0, 34, 0.25), (30, 52, 0.15)]
+    # (from, to, value) along the rib: bright at the back, fading towards the cartilage in front.
+    parts = [(0, 34, 0.24), (32, 44, 0.17), (43, 51, 0.12), (50, 56, 0.07)]
     for start, end, density in parts:
         rims = np.zeros((canvas.size_px, canvas.size_px), np.uint8)
         cores = rims.copy()
@@ -298,9 +364,10 @@ def _ribs(chest: Chest, canvas: Canvas, image: np.ndarray) -> None:
                     pieces = _break(points, breaks[side, rib], start, end)
                 for piece in pieces:
                     if len(piece) > 1:
-                        draw_on(rims, canvas, piece, 11.0)
-                        draw_on(cores, canvas, piece, 6.5)
-        image += np.float32(p.bone * density / 255) * (rims.astype(np.float32) - 0.45 * cores)
+                        draw_on(rims, canvas, piece, 10.0)
+                        draw_on(cores, canvas, piece, 6.0)
+        layer = rims.astype(np.float32) - 0.5 * cores
+        image += np.float32(p.bone * density / 255) * cv2.GaussianBlur(layer, (0, 0), 0.9 / canvas.mm_per_px)
 
 
 def _break(points: np.ndarray, place: float, start: int, end: int) -> list[np.ndarray]:
@@ -322,4 +389,4 @@ def _vessels(chest: Chest, canvas: Canvas, image: np.ndarray, inside: np.ndarray
         thickness = max(1, round(calibre_mm / canvas.mm_per_px))
         value = 255 * min(1.0, calibre_mm / 4.5) * min(1.0, calibre_mm / canvas.mm_per_px)
         cv2.polylines(layer, list(pixels[group]), False, round(value), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
-    image += np.float32(0.24 / 255) * layer * np.clip(inside * 2.2, 0, 1)
+    image += np.float32(0.30 / 255) * layer * np.clip(inside * 2.2, 0, 1)

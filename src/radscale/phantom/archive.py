@@ -13,7 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from radscale.errors import InputError
@@ -336,6 +336,17 @@ def _uid(config: PhantomConfig, *numbers: int) -> str:
     return f"{UID_ROOT}.{draws[0]}{draws[1]}"
 
 
+def _voi_lut(bits: int) -> Dataset:
+    """A gentle S-curve over all stored values, as a VOI LUT (PS3.3 C.11.2)."""
+    lut = Dataset()
+    steps = np.linspace(-1, 1, 1 << bits)
+    table = np.rint((0.5 + 0.5 * np.tanh(1.4 * steps) / np.tanh(1.4)) * ((1 << bits) - 1)).astype("<u2")
+    lut.add_new("LUTDescriptor", "US", [len(table), 0, bits])
+    lut.LUTExplanation = "STANDARD"
+    lut.add_new("LUTData", "OW", table.tobytes())
+    return lut
+
+
 def _dicom_bytes(
     config: PhantomConfig, person: Person, study: Study, scanner: Scanner, view: View, study_uid: str, sop_uid: str
 ) -> bytes:
@@ -373,8 +384,14 @@ def _dicom_bytes(
     header.PixelSpacing = [f"{345 / config.image_size_px:.4f}"] * 2
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, scanner.bits, scanner.bits - 1, 0
     levels = (1 << scanner.bits) - 1
+    # An image for presentation has a window or a VOI LUT (PS3.3 C.8.11.3.1.5), and says how to present its values.
+    header.PresentationIntentType = "FOR PRESENTATION"
+    header.PresentationLUTShape = "INVERSE" if scanner.photometric == "MONOCHROME1" else "IDENTITY"
+    header.RescaleIntercept, header.RescaleSlope, header.RescaleType = "0", "1", "US"
     if scanner.windowed:
         header.WindowCenter, header.WindowWidth = str(levels // 2), str(levels)
+    else:
+        header.VOILUTSequence = [_voi_lut(scanner.bits)]
     stored = levels - view.pixels if scanner.photometric == "MONOCHROME1" else view.pixels
     header.PixelData = stored.astype("<u2").tobytes()
     buffer = io.BytesIO()

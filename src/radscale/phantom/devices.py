@@ -114,7 +114,9 @@ def add_devices(
         if device.code == "SC" and device.placement == "correct" and device.seed % 2:
             port = points[0] + np.array([0, 0, 10])
             ring = port + 8 * np.stack([np.cos(t := np.linspace(0, 2 * np.pi, 24)), 0 * t, np.sin(t)], axis=1)
-            image += 0.25 * draw_curve(canvas, ring, 4)
+            reservoir = draw_curve(canvas, ring, 4)
+            image += 0.25 * reservoir
+            layer = np.maximum(layer, reservoir)
         mask[layer > 0.3] = DEVICES.index(device.code) + 1
         column, row = canvas.project(points[-1:])[0]
         tips[index] = (float(column), float(row))

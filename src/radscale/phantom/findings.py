@@ -101,12 +101,11 @@ def _lateral_distance(chest: Chest, canvas: Canvas, side: int) -> np.ndarray:
 
 def _fluid(chest: Chest, canvas: Canvas, side: int, height_mm: float) -> np.ndarray:
     """Fluid in the pleural space: a level that climbs towards the chest wall (the meniscus)."""
-    p = chest.patient
     bottom = _base_z(chest, side) + 30
     edge = bottom - height_mm * (0.25 + 0.95 * _lateral_distance(chest, canvas, side) ** 2.2)
     below = 1 / (1 + np.exp(-(canvas.rows_mm()[:, None] - edge) / 4.0))
     reach = canvas.columns_mm()[None, :]
-    inside = np.abs(reach - (side * p.thorax_width * 0.5 if canvas.view == FRONTAL else 0)) < p.thorax_width * 0.47
+    inside = side * reach > 0 if canvas.view == FRONTAL else np.ones(1)
     return below * inside * (canvas.rows_mm()[:, None] < bottom + 25)
 
 

@@ -1,14 +1,25 @@
 import csv
 import json
+import os
+import re
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from dicom_makers import SECRET, make_dicom
 from radscale.datasets import Dataset, IngestConfig, ingest, read_label_table, verify_dataset
+from radscale.datasets.deidentification import parse_date, pseudonym, scrub_text
+from radscale.datasets.exclusions import Excluded
+from radscale.datasets.images import read_image_file
 from radscale.errors import InputError
 
 COLUMNS = {"image": "image_path", "patient": "patient_id", "sex": "sex", "age": "age", "report": "report"}
@@ -175,10 +186,216 @@ def test_pseudonyms_need_the_secret(dicom_archive: Path, tmp_path: Path) -> None
     assert not set(ids[0]) & set(ids[2])
 
 
-def test_verify_finds_damage(image_folder: Callable[..., Path], tmp_path: Path) -> None:
-    ingest(CONFIG, image_folder(), tmp_path / "ds", secret=SECRET)
-    shard = next((tmp_path / "ds" / "shards").iterdir())
+def rewrite(out: Path, name: str, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    table = pq.read_table(out / name)
+    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), table.schema), out / name)
+
+
+def flip_a_pixel(out: Path) -> None:
+    shard = next((out / "shards").iterdir())
     data = bytearray(shard.read_bytes())
     data[700] ^= 255
     shard.write_bytes(data)
-    assert verify_dataset(tmp_path / "ds") == ["1 images are missing or differ from their sha256"]
+
+
+def move_a_patient(out: Path) -> None:
+    """From validation to test: nothing about ranks or counts changes."""
+    rewrite(out, "manifest.parquet", lambda rows: [r | {"split": "test"} if r["split"] == "validation" else r for r in rows])
+
+
+def swap_ranks(out: Path) -> None:
+    def swap(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        last = max(row["rank_0"] for row in rows if row["rank_0"] is not None)
+        return [row | {"rank_0": None if row["rank_0"] is None else last - row["rank_0"]} for row in rows]
+
+    rewrite(out, "manifest.parquet", swap)
+
+
+def add_a_member(out: Path) -> None:
+    with tarfile.open(next((out / "shards").iterdir()), "a") as tar:
+        tar.addfile(tarfile.TarInfo("patient_name.png"))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "said"),
+    [
+        (flip_a_pixel, "1 images are missing or differ from their sha256"),
+        (move_a_patient, "patients do not stand in the split that their hash gives"),
+        (swap_ranks, "rank_0 is not the order that the keyed hash gives"),
+        (lambda out: rewrite(out, "manifest.parquet", lambda rows: rows[1:]), "are not the"),
+        (lambda out: rewrite(out, "reports.parquet", lambda rows: rows[1:]), r"reports\.parquet differs from its sha256"),
+        (lambda out: rewrite(out, "labels.parquet", lambda rows: [r | {"state": "positive"} for r in rows]), "labels"),
+        (lambda out: (out / "exclusions.parquet").unlink(), r"exclusions\.parquet is missing"),
+        (add_a_member, "1 members of the shards are not in the manifest"),
+        (lambda out: shutil.rmtree(out / "shards"), "images are missing"),
+    ],
+)  # fmt: skip
+def test_verify_finds_tampering(
+    image_folder: Callable[..., Path], tmp_path: Path, tamper: Callable[[Path], None], said: str
+) -> None:
+    out = tmp_path / "ds"
+    ingest(CONFIG, image_folder(40), out, secret=SECRET)
+    assert verify_dataset(out) == []
+    tamper(out)
+    assert any(re.search(said, problem) for problem in verify_dataset(out)), verify_dataset(out)
+
+
+def test_two_images_under_one_uid_and_a_file_of_another_kind(dicom_archive: Path, tmp_path: Path, picture: np.ndarray) -> None:
+    other = make_dicom(picture[::-1], PatientID="88812345", SOPInstanceUID="1.2.0.0.9", StudyInstanceUID="1.2.0.0")
+    (dicom_archive / "second.dcm").write_bytes(other)
+    (dicom_archive / "later").mkdir()
+    (dicom_archive / "later" / "loop").symlink_to(dicom_archive)
+    (dicom_archive / "later" / "gone.dcm").symlink_to(dicom_archive / "nowhere.dcm")
+    os.mkfifo(dicom_archive / "pipe.dcm")
+    odd = os.fsencode(dicom_archive) + b"/odd\nname \xff \xf0\x9f\xab\x81.dcm"
+    Path(os.fsdecode(odd)).write_bytes(b"")
+    counts = ingest(IngestConfig(kind="dicom", image_size_px=32), dicom_archive, tmp_path / "ds", secret=SECRET)
+    assert counts["excluded"] == {"duplicate": 1, "unreadable": 3}
+    assert (counts["inputs"], counts["images"]) == (10, 6)
+    assert counts["not_read"] == {".csv": 1}
+    assert verify_dataset(tmp_path / "ds") == []
+
+
+def test_links_to_folders_outside_are_followed_once(dicom_archive: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("a", "b"):
+        (linked / name).symlink_to(dicom_archive)
+    config = IngestConfig(kind="dicom", image_size_px=32, reports_csv=None)
+    assert ingest(config, linked, tmp_path / "ds", secret=SECRET)["images"] == 6
+
+
+def write_reports(archive: Path, rows: list[list[str]]) -> None:
+    with (archive / "reports.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["accession_number", "patient_id", "report"], *rows])
+
+
+def test_a_report_is_never_given_to_another_patient(dicom_archive: Path, tmp_path: Path, picture: np.ndarray) -> None:
+    # Two patients share ACC0077, and one image has no accession number at all.
+    for number, (patient, accession) in enumerate((("88854321", "ACC0077"), ("88867890", ""))):
+        pixels = np.roll(picture, 3 + number, axis=1)
+        data = make_dicom(
+            pixels, PatientID=patient, SOPInstanceUID=f"9.{number}.1", StudyInstanceUID=f"9.{number}", AccessionNumber=accession
+        )
+        (dicom_archive / f"more{number}.dcm").write_bytes(data)
+    write_reports(
+        dicom_archive,
+        [["ACC0077", "88812345", "Effusion."], ["", "88867890", "Hernia."], ["ACC1077", "88854321", "Clear."],
+         ["ACC1077", "88854321", "Addendum: Fracture."], ["ACC1077", "88854321", "Clear."]],
+    )  # fmt: skip
+    plain = IngestConfig(kind="dicom", image_size_px=32)
+    counts = ingest(plain, dicom_archive, tmp_path / "plain", secret=SECRET)
+    assert (counts["reports"], counts["unmatched_reports"]) == (1, 2)
+    assert Dataset(tmp_path / "plain").reports()["text"].to_pylist() == ["Clear.\n\nAddendum: Fracture."]
+    columns = {"accession_number": "accession_number", "report": "report", "patient_id": "patient_id"}
+    checked = IngestConfig(kind="dicom", image_size_px=32, report_columns=columns)
+    counts = ingest(checked, dicom_archive, tmp_path / "checked", secret=SECRET)
+    assert (counts["reports"], counts["unmatched_reports"]) == (2, 1)
+    rows = {row["text"]: row["patient_id"] for row in Dataset(tmp_path / "checked").reports().to_pylist()}
+    assert rows["Effusion."] == pseudonym(SECRET, "patient", "88812345")
+
+
+def test_odd_rows_of_a_table(image_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = image_folder(2)
+    with (source / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=";").writerows(
+            [
+                ["image_path", "patient_id", "who", "day", "age", "place", "finding", "report"],
+                [
+                    "images/0_0.png",
+                    "007",
+                    "Ms Ann Bo",
+                    "2020-1-5",
+                    "8 months",
+                    "Inpatient",
+                    "a",
+                    "Seen by Bo, 007.\nLungs; clear",
+                ],
+                ["images/0_0.png", "007", "", "", "", "", "b", ""],
+                ["images/1_0.png", "7", "", "1e400", "999", "ward 4, Mrs Miller", "a", ""],
+                ["images/1_1.png", "", "", "2020-01-20", "", "", "a", ""],
+                ["../" * 3 + "x" * 300, "8", "", "", "", "", "a", ""],
+            ]
+        )
+    columns = {"image": "image_path", "patient": "patient_id", "name": "who", "study_day": "day", "age": "age"}
+    columns |= {"care_setting": "place", "report": "report"}
+    config = IngestConfig(kind="images", image_size_px=32, columns=columns, labels={"finding": "categorical"})
+    counts = ingest(config, source, tmp_path / "ds", secret=SECRET)
+    assert counts["excluded"] == {"duplicate": 1, "missing_file": 1, "no_patient": 1}
+    assert counts["unknown_care_settings"] == 1
+    rows = Dataset(tmp_path / "ds").manifest.to_pylist()
+    assert len({row["patient_id"] for row in rows}) == 2  # 007 is not 7
+    assert [(row["age_years"], row["study_day"], row["care_setting"]) for row in rows] == [
+        (0, 0, "inpatient"),
+        (None, None, None),
+    ]
+    labels = read_label_table(tmp_path / "ds").to_pylist()
+    assert len(labels) == len({(row["id"], row["task"]) for row in labels})
+    (report,) = Dataset(tmp_path / "ds").reports()["text"].to_pylist()
+    assert "Bo" not in report.split()
+    assert "Lungs; clear" in report
+
+
+def test_a_label_column_that_holds_names_is_refused_without_printing_them(
+    image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = IngestConfig(kind="images", image_size_px=32, columns=COLUMNS, labels={"patient_id": "binary"})
+    with pytest.raises(InputError, match="label column 'patient_id': a value of 8 characters") as error:
+        ingest(config, image_folder(), tmp_path / "ds", secret=SECRET)
+    assert "ller" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "day"),
+    [("20200105", 737429), ("2020-01-05", 737429), ("2020-1-5", 737429), ("2020.01.05", 737429), ("2020-01-05 13:01", 737429),
+     ("2020-1-11", 737435), ("2020-11-1", 737730), ("05/01/2020", None), ("20201301", None),
+     ("17", None), ("", None), ("10000101", None)],
+)  # fmt: skip
+def test_dates(value: str, day: int | None) -> None:
+    assert parse_date(value) == day
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["3 January 2020", "03-JAN-20", "January 3rd, 2020", "on Jan 3", "1/3/2020", "2020.01.05", "5. Mai 2019", "May 2019",
+     "MRN: AB123456", "(617) 555-0123", "123-45-6789", "Dr. von Braun", "John Q. Doe, M.D.", "Dictated by: JOHN DOE",
+     "SMITH, JOHN MD", "mail@example.org", "Discussed with Smith"],
+)  # fmt: skip
+def test_identifiers_are_scrubbed(text: str) -> None:
+    scrubbed = scrub_text(f"Seen {text} today.")
+    assert scrubbed != f"Seen {text} today."
+    assert not re.search(r"\d|Braun|Doe|DOE|SMITH|Smith|JOHN|Jan|May|Mai", scrubbed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Chest PA and lateral.", "3. May represent edema.", "T12 fracture of 3/4 ribs.", "MR Chest advised.", "DR Chest, 2 views.",
+     "Tube 4.5 cm above the carina, 7-8 mm nodule.", "Discussed with the team."],
+)  # fmt: skip
+def test_what_names_nobody_stays(text: str) -> None:
+    assert scrub_text(text) == text
+
+
+def test_upright_by_exif_and_every_kind_of_picture_file(tmp_path: Path) -> None:
+    grey = (255 * cv2.GaussianBlur(np.random.default_rng(0).random((40, 60)), (0, 0), 3)).astype(np.uint8)
+    picture = Image.fromarray(grey)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera lay on its side: show it turned by a quarter clockwise
+    picture.save(tmp_path / "turned.png", exif=turned)
+    assert np.array_equal(read_image_file(tmp_path / "turned.png"), np.rot90(grey, -1))
+    for mode, name in (("L", "a.png"), ("P", "b.png"), ("RGB", "c.png"), ("RGBA", "d.png"), ("LA", "e.png"), ("RGB", "f.tiff")):
+        picture.convert(mode).save(tmp_path / name)
+        assert np.array_equal(read_image_file(tmp_path / name), grey), mode
+    Image.fromarray(grey.astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    assert np.array_equal(read_image_file(tmp_path / "deep.png"), grey.astype(np.uint16) * 200)
+    picture.convert("CMYK").save(tmp_path / "print.jpg", quality=95)
+    assert np.abs(read_image_file(tmp_path / "print.jpg").astype(int) - grey).mean() < 3
+    hole = grey.astype(np.float32)
+    hole[0, 0] = np.nan
+    cv2.imwrite(str(tmp_path / "hole.tiff"), hole)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "print.jpg").read_bytes()[:300])
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("hole.tiff", "cut.jpg", "loop.png", "pipe.png", "x" * 300, "a\0b"):
+        with pytest.raises(Excluded):
+            read_image_file(tmp_path / name)

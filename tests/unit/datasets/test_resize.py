@@ -30,3 +30,16 @@ def test_units_are_those_of_the_input() -> None:
 def test_what_cannot_be_resized_is_refused(image: np.ndarray) -> None:
     with pytest.raises(InputError):
         resize_shorter_side(image, 20)
+
+
+def test_pixels_twice_as_high_as_wide_make_a_picture_twice_as_high() -> None:
+    def wave(height: int, width: int) -> np.ndarray:
+        """One smooth picture of 2 by 1, whatever the pixels that it is sampled with."""
+        y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+        return np.cos(4 * np.pi * y)[:, None] * np.cos(2 * np.pi * x)[None, :]
+
+    inner = np.s_[12:-12, 12:-12]  # beyond the edge the spline mirrors, the wave goes on
+    for aspect, shape in ((2.0, (120, 60)), (0.5, (60, 120))):
+        resized = resize_shorter_side(wave(60, 60), 60, pixel_aspect=aspect)
+        np.testing.assert_allclose(resized[inner], wave(*shape)[inner], atol=1e-4)
+    assert resize_shorter_side(wave(64, 100), 32, pixel_aspect=2.0).shape == (41, 32)

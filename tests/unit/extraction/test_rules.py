@@ -37,6 +37,12 @@ def devices(text: str) -> list[tuple[str, str, str]]:
         ("Large hiatal hernia.", {"hernia": 1}),
         ("No free air, effusion, or focal opacity.", {"pleural_effusion": 0, "opacity": 0}),
         ("Mild pulmonary edema without pleural effusion.", {"pulmonary_edema": 1, "pleural_effusion": 0}),
+        ("Opacities may be secondary to pulmonary edema.", {"opacity": 1, "pulmonary_edema": "uncertain"}),
+        ("This could be due to edema.", {"pulmonary_edema": "uncertain"}),
+        ("Cardiomegaly due to effusion.", {"cardiomegaly": 1, "pleural_effusion": 1}),
+        ("Pulmonary edema difficult to entirely exclude.", {"pulmonary_edema": "uncertain"}),
+        ("However small pleural effusions suspected.", {"pleural_effusion": "uncertain"}),
+        ("Suspected hernia. Effusion is again seen.", {"hernia": "uncertain", "pleural_effusion": 1}),
         ("", {}),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
+import pydicom.pixels
 import pytest
 
 from radscale.errors import InputError
@@ -54,6 +55,13 @@ def test_headers_are_those_of_an_archive(archive: Path) -> None:
         assert header.PatientSex in ("F", "M")
         assert header.Rows >= 100
         assert header.pixel_array.std() > 0
+        # What a viewer shows: every image for presentation has a window or a VOI LUT, and one that spreads its values.
+        assert ("WindowCenter" in header) != ("VOILUTSequence" in header)
+        assert np.asarray(pydicom.pixels.apply_voi_lut(header.pixel_array, header)).std() > 0
+        assert (
+            header.PresentationLUTShape
+            == {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}[header.PhotometricInterpretation]
+        )
         for name, values in seen.items():
             values.add(str(header.get(name, "")))
     assert len(seen["Manufacturer"]) > 1
