@@ -1,4 +1,4 @@
-"""Metrics and resampling against scikit-learn and SciPy."""
+"""Metrics against scikit-learn and SciPy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from radscale.analysis.bootstrap import bootstrap_average_precision
 from radscale.metrics import average_precision, dice_score, hausdorff_distance, roc_auc
 
 
@@ -38,20 +37,6 @@ def test_weights_are_scikit_learns(data: tuple[np.ndarray, np.ndarray], seed: in
     weight[:2] = 1
     expected = average_precision_score(targets, scores, sample_weight=weight)
     assert average_precision(targets, scores, sample_weight=weight) == pytest.approx(expected, abs=1e-12)
-
-
-def test_bootstrap_kernel_scores_the_drawn_samples_as_scikit_learn_does() -> None:
-    rng = np.random.default_rng(0)
-    targets = rng.random(200) < 0.1
-    scores = np.stack([np.round(rng.random(200) + 0.3 * targets, 1), rng.random(200)])
-    actual = bootstrap_average_precision(targets, scores, num_replicates=20, seed=3, task="a")
-    classes = [np.flatnonzero(targets), np.flatnonzero(~targets)]
-    for replicate in range(20):
-        # The documented draw: a stream per task and replicate, classes in turn.
-        stream = np.random.default_rng([3, 3904355907, replicate])
-        rows = np.concatenate([members[stream.integers(0, len(members), len(members))] for members in classes])
-        expected = [average_precision_score(targets[rows], row[rows]) for row in scores]
-        np.testing.assert_allclose(actual[replicate], expected, rtol=0, atol=1e-12)
 
 
 def test_overlap_and_distance() -> None:
