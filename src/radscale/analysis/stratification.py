@@ -101,7 +101,10 @@ def stratify(
     for task, names in zip(tasks, strata, strict=True):
         if len(names) != np.size(task.targets):
             raise InputError(f"task '{task.task}': {len(names)} strata for {np.size(task.targets)} samples; give one for each")
-    found = sorted({str(name) for names in strata for name in np.unique(names)}, key=lambda name: (name == "", name))
+    found = sorted(
+        {str(name) for names in strata for name in np.unique(names)},
+        key=lambda name: (name == "", not name.startswith("<"), name),
+    )
     rows = []
 
     def bootstrap(chosen: Sequence[TaskScores]) -> dict[str, ArmReplicates]:
