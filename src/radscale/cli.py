@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from radscale import __version__
 from radscale.errors import InputError
@@ -363,29 +364,125 @@ def probe(
         console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
 
 
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", help="table, csv, latex or markdown.  [default: by --out, else table]", show_default=False),
+]
+TableOutOption = Annotated[
+    Path | None, typer.Option("--out", help="Write to this file (.csv, .tex, .md) instead of the screen.", show_default=False)
+]
+ScoreTables = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Prediction tables, or a simple CSV: sample_id, target, a score column per arm; optional task, patient_id, seed."
+    ),
+]
+
+
+def _show_table(table: Any, format: str | None, out: Path | None) -> None:
+    from radscale.analysis.text_tables import FORMATS, SUFFIXES
+
+    chosen = format or (SUFFIXES.get(out.suffix, "table") if out is not None else "table")
+    if chosen not in FORMATS:
+        raise InputError(f"--format {chosen}: choose among {', '.join(FORMATS)}")
+    if out is not None:
+        if chosen == "table":
+            raise InputError(f"--out {out}: give --format csv, latex or markdown, or a name ending in .csv, .tex or .md")
+        try:
+            out.write_text(table.render(chosen), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {out}: {error.strerror}; choose a file in a folder that exists") from None
+        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+        return
+    if chosen != "table":
+        typer.echo(table.render(chosen), nl=False)
+        return
+    shown = Table(title=table.title)
+    for column in table.columns:
+        shown.add_column(column.title, justify=column.align, no_wrap=True)
+    for rows in (table.rows, table.footer_rows):
+        for row in rows:
+            shown.add_row(*(Text(text, style="bold" if bold else "") for text, bold in table.cells(row)))
+        shown.add_section()
+    # A number that is cut off is worse than a line that is too long.
+    width = console.measure(shown, options=console.options.update(max_width=1000)).maximum
+    Console(width=max(width, console.width)).print(shown)
+    for note in table.notes:
+        console.print(note, highlight=False, markup=False)
+
+
 @app.command()
 def compare(
-    table: Annotated[list[Path], typer.Argument(help="Prediction tables (Parquet or CSV).")],
-    a: Annotated[str, typer.Option("--a", help="Arm, or ARM@SIZE.")],
-    b: Annotated[str, typer.Option("--b", help="Arm, or ARM@SIZE.")],
+    table: ScoreTables,
+    a: Annotated[str | None, typer.Option("--a", help="Arm: a column, or ARM or ARM@SIZE of a prediction table.")] = None,
+    b: Annotated[str | None, typer.Option("--b", help="Likewise; a minus b is reported.")] = None,
+    all_arms: Annotated[bool, typer.Option("--all", help="All arms side by side, the best and its equals bold.")] = False,
+    replicates: Annotated[int, typer.Option(min=1, help="Bootstrap samples; Holm over 20 tasks needs 799.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    by_patient: Annotated[bool, typer.Option("--by-patient", help="Draw patients instead of images.")] = False,
+    resample_seeds: Annotated[bool, typer.Option("--resample-seeds", help="Draw each arm's runs too.")] = False,
+    metric: Annotated[str, typer.Option(help="auprc or auroc.")] = "auprc",
+    checks: Annotated[str, typer.Option(help="Other tests beside it: delong,permutation,wilcoxon.", show_default=False)] = "",
+    task: Annotated[list[str] | None, typer.Option(help="Only these tasks.", show_default=False)] = None,
+    format: FormatOption = None,
+    out: TableOutOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Is arm a better than arm b? Paired bootstrap over the test set, per task and over tasks (paper, A.8).
+
+    A simple CSV is enough: `sample_id,target,model_a,model_b` with one row per image; add `task` for several tasks (one row
+    per image and task), `patient_id` for --by-patient, `seed` for several seeds. Any finite scores will do; only order counts.
+    """
+    from radscale.analysis.compare import CompareSettings, compare_all_arms, compare_arms
+
+    settings = CompareSettings(
+        num_replicates=replicates,
+        seed=seed,
+        by_patient=by_patient,
+        resample_seeds=resample_seeds,
+        metric=metric,
+        checks=[name.strip() for name in checks.split(",") if name.strip()],
+        tasks=task,
+        num_workers=workers,
+    )
+    if all_arms == (a is not None or b is not None) or (a is None) != (b is None):
+        raise InputError("name two arms with --a and --b, or take --all")
+    found = compare_arms(table, a, b, settings) if a is not None and b is not None else compare_all_arms(table, None, settings)
+    _show_table(found, format, out)
+
+
+@app.command()
+def stratify(
+    table: ScoreTables,
+    by: Annotated[str, typer.Option(help="Columns, e.g. sex,age,manufacturer; age (in years) is cut into decades.")],
+    metadata: Annotated[
+        Path | None,
+        typer.Option(help="Dataset, manifest or CSV with sample_id and these columns.  [default: TABLE]", show_default=False),
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only these arms.", show_default=False)] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Arm to subtract in each stratum, e.g. the open weights.", show_default=False)
+    ] = None,
+    rest: Annotated[bool, typer.Option("--rest", help="Also compare each stratum with the rest.")] = False,
     replicates: Annotated[int, typer.Option(min=1, help="Bootstrap samples.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    by_patient: Annotated[bool, typer.Option("--by-patient", help="Resample patients instead of images.")] = False,
+    by_patient: Annotated[bool, typer.Option("--by-patient", help="Draw patients instead of images.")] = False,
+    task: Annotated[list[str] | None, typer.Option(help="Only these tasks.", show_default=False)] = None,
+    format: FormatOption = None,
+    out: TableOutOption = None,
+    workers: WorkersOption = None,
 ) -> None:
-    """Is arm a better than arm b? Paired bootstrap over the test set, per task and over tasks (paper, A.8)."""
-    from radscale.analysis.compare import compare_arms
+    """Scores within subgroups (paper, A.9), with what tells a gap in skill from a gap in prevalence."""
+    from radscale.analysis.compare import CompareSettings, stratify_table
 
-    result = compare_arms(table, a, b, num_replicates=replicates, seed=seed, by_patient=by_patient)
-    shown = Table(title=f"AUPRC points, {a} minus {b}, {result.num_replicates} replicates")
-    for column in ("task", "difference", "95 % interval", "p", "p (Holm)", "significant"):
-        shown.add_column(column, justify="left" if column == "task" else "right")
-    rows = {**result.per_task, "mean over tasks": result.macro, "pooled (spread between tasks)": result.pooled}
-    for name, row in rows.items():
-        interval = f"[{100 * row.low:+.2f}, {100 * row.high:+.2f}]".replace("[", r"\[")
-        holm = "" if row.p_holm != row.p_holm else f"{row.p_holm:.3f}"
-        significant = "yes" if row.significant else "no"
-        shown.add_row(name, f"{100 * row.mean:+.2f}", interval, f"{row.p_value:.3f}", holm, significant)
-    console.print(shown)
+    settings = CompareSettings(num_replicates=replicates, seed=seed, by_patient=by_patient, tasks=task, num_workers=workers)
+    variables = [name.strip() for name in by.split(",") if name.strip()]
+    if not variables:
+        raise InputError("--by is empty; name columns, e.g. --by sex,age")
+    found = stratify_table(
+        table, variables, metadata=metadata, arms=arm, reference=reference, against_rest=rest, settings=settings
+    )
+    _show_table(found, format, out)
 
 
 @app.command()

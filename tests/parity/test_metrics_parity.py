@@ -10,8 +10,36 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from radscale.analysis.bootstrap import bootstrap_average_precision
 from radscale.metrics import average_precision, dice_score, hausdorff_distance, roc_auc
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Targets with both classes and scores with many ties."""
+    n = draw(st.integers(2, 60))
+    targets = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    targets[:2] = [0, 1]
+    levels = draw(st.integers(1, 12))
+    scores = np.array(draw(st.lists(st.integers(0, levels), min_size=n, max_size=n))) / levels
+    return targets, scores
+
+
+@given(samples())
+@settings(max_examples=300, deadline=None)
+def test_ranking_metrics_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
+    targets, scores = data
+    assert average_precision(targets, scores) == pytest.approx(average_precision_score(targets, scores), abs=1e-12)
+    assert roc_auc(targets, scores) == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
+
+
+@given(samples(), st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_weights_are_scikit_learns(data: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    targets, scores = data
+    weight = np.random.default_rng(seed).integers(0, 4, len(targets)).astype(float)
+    weight[:2] = 1
+    expected = average_precision_score(targets, scores, sample_weight=weight)
+    assert average_precision(targets, scores, sample_weight=weight) == pytest.approx(expected, abs=1e-12)
 
 
 @st.composite

@@ -2,34 +2,43 @@
 
 For each replicate the test set of a task is drawn anew, within its classes, and every model and seed is scored on that same
 draw. Seeds are averaged within a model; the difference between models is what the intervals are about.
+
+What differs from the paper, on purpose: samples that tasks share are drawn alike in all of them when their ids are known. The
+paper draws each task by itself, which leaves every task's interval the same but makes the interval of the mean over tasks too
+narrow where tasks are scored on the same images.
 """
 
-import zlib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from os import cpu_count
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
+from radscale.analysis.resampling import TaskVectors, identity_keys, resample, stream_key
+from radscale.analysis.significance import holm, replicates_for_holm
 from radscale.errors import InputError
-from radscale.metrics.classification import check_binary
+
+METRICS = ("auprc", "auroc")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference between two models, in AUPRC."""
+    """A difference between two models."""
 
     mean: float
+    """Over the replicates: what the paper reports."""
     low: float
     high: float
     """2.5th and 97.5th percentile (linear interpolation) of the replicates, unless another level was asked for."""
     p_value: float
-    """Two-sided: twice the smaller share of replicates on either side of zero, (+1) / (B + 1)."""
-    p_holm: float = float("nan")
+    """Two-sided: twice the smaller share of replicates on either side of zero, (+1) / (B + 1). NaN for the pooled result, whose
+    replicates are not of one quantity."""
+    p_holm: float = math.nan
     """Corrected for the number of tasks; only for single tasks."""
+    observed: float = math.nan
+    """On the test set itself: the estimate to print beside both models' scores, whose difference it is."""
 
     @property
     def significant(self) -> bool:
@@ -38,45 +47,165 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A model's own score."""
+
+    observed: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class BootstrapResult:
     """What `paired_bootstrap` found."""
 
     per_task: dict[str, Difference]
     pooled: Difference
-    """The paper's "micro": replicates of all tasks in one heap. Its interval is mostly the spread between tasks."""
+    """The paper's "micro": replicates of all tasks in one heap. Its interval is mostly the spread between tasks: it includes
+    zero as soon as the difference has the other sign in one task of twenty."""
     macro: Difference
     """Mean over tasks, replicate by replicate. Its interval is the uncertainty of the average over these tasks."""
     num_replicates: int
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a reader should know, for instance that too few replicates were drawn for Holm's correction."""
 
 
-@numba.njit(cache=True, nogil=True)
-def _average_precision(counts, order, is_end, positive):  # type: ignore[no-untyped-def]
-    """AP of resampled data: `counts` says how often each sample was drawn, `order` sorts by falling score."""
-    total_positive = 0
-    for i in range(counts.size):
-        if positive[i]:
-            total_positive += counts[i]
-    true = 0
-    seen = 0
-    last_true = 0
-    area = 0.0
-    for k in range(order.size):
-        i = order[k]
-        c = counts[i]
-        seen += c
-        if positive[i]:
-            true += c
-        # Equal scores are one threshold: precision counts at the end of each group of ties.
-        if is_end[k] and true > last_true:
-            area += true / seen * (true - last_true)
-            last_true = true
-    return area / total_positive
+@dataclass(frozen=True)
+class TaskScores:
+    """One task's test set as every arm scored it."""
+
+    task: str
+    targets: np.ndarray
+    """(n,) 0 or 1."""
+    scores: Mapping[str, np.ndarray]
+    """{arm: (runs, n)}; the number of runs may differ between arms."""
+    sample_keys: np.ndarray | None = None
+    """(n,) `resampling.identity_keys` of the samples, None if unknown."""
+    patient_keys: np.ndarray | None = None
+    units: Mapping[str, np.ndarray] | None = None
+    """{arm: (runs,)}: runs of one unit (seeds of an encoder) are drawn together if runs are resampled. None: each alone."""
+    prevalence: float | None = None
+    """AUPRC is standardised to it; None leaves AUPRC as it is."""
 
 
-@numba.njit(cache=True, nogil=True)
-def _score_replicate(counts, orders, ends, positive, out):  # type: ignore[no-untyped-def]
-    for m in range(orders.shape[0]):
-        out[m] = _average_precision(counts, orders[m], ends[m], positive)
+@dataclass(frozen=True)
+class ArmReplicates:
+    """Scores of several arms on the same draws, in one metric."""
+
+    observed: dict[str, dict[str, float]]
+    """{task: {arm: mean over runs}}."""
+    drawn: dict[str, dict[str, np.ndarray]]
+    """{task: {arm: (B,)}}."""
+    level: float = 0.95
+
+    @property
+    def num_replicates(self) -> int:
+        """B."""
+        return len(next(iter(next(iter(self.drawn.values())).values())))
+
+    def difference(self, a: str, b: str) -> BootstrapResult:
+        """Arm a minus arm b."""
+        drawn = {task: arms[a] - arms[b] for task, arms in self.drawn.items()}
+        observed = {task: arms[a] - arms[b] for task, arms in self.observed.items()}
+        return combine_tasks(drawn, observed, self.level)
+
+    def estimate(self, arm: str, task: str | None = None) -> Estimate:
+        """Score of an arm in a task, or its mean over tasks."""
+        tasks = list(self.drawn) if task is None else [task]
+        drawn = np.mean([self.drawn[name][arm] for name in tasks], axis=0)
+        low, high = _interval(drawn, self.level)
+        return Estimate(float(np.mean([self.observed[name][arm] for name in tasks])), low, high)
+
+    def best_arms(self, arms: Iterable[str], task: str | None = None) -> tuple[str, dict[str, Difference]]:
+        """The best arm and each arm's difference to it; bold is the best and every arm not significantly different from it.
+
+        This is the rule behind the bold numbers of the paper's tables. `task` None: the mean over tasks.
+        """
+        names = list(arms)
+        best = max(names, key=lambda arm: self.estimate(arm, task).observed)
+        differences = {}
+        for arm in names:
+            result = self.difference(arm, best)
+            differences[arm] = result.macro if task is None else result.per_task[task]
+        return best, differences
+
+
+def bold_arms(differences: Mapping[str, Difference]) -> set[str]:
+    """Arms to print bold, from the differences of `ArmReplicates.best_arms`."""
+    return {arm for arm, difference in differences.items() if not difference.significant}
+
+
+def bootstrap_arms(
+    tasks: Iterable[TaskScores],
+    *,
+    num_replicates: int = 500,
+    seed: int = 0,
+    by_patient: bool = False,
+    resample_seeds: bool = False,
+    level: float = 0.95,
+    num_workers: int | None = None,
+) -> dict[str, ArmReplicates]:
+    """Scores of all arms on shared draws: {"auprc": ..., "auroc": ...}.
+
+    Args:
+        tasks: taken one at a time.
+        num_replicates: bootstrap samples B (the paper: 500).
+        seed: decides all draws.
+        by_patient: draw patients with all their samples, within those who have a positive and those who have none.
+        resample_seeds: draw each arm's runs too, the same in all tasks: intervals then speak about training again, not only
+            about another test set. With three runs this second level is itself rough.
+        level: of the intervals.
+        num_workers: threads; the numbers do not depend on it.
+
+    Raises:
+        InputError: no tasks, unequal lengths, one class, values that are not finite.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; it must be between 0 and 1, for instance 0.95")
+    facts: list[tuple[TaskScores, dict[str, slice]]] = []
+
+    def vectors() -> Iterator[TaskVectors]:
+        for task in tasks:
+            if by_patient and task.patient_keys is None:
+                raise InputError(f"task '{task.task}': no patients are known; give patient_id or resample images")
+            rows, first = {}, 0
+            for arm, matrix in task.scores.items():
+                rows[arm] = slice(first, first + len(matrix))
+                first += len(matrix)
+            # Scores themselves are not kept: only facts of each task.
+            facts.append((replace(task, targets=np.empty(0), scores={arm: np.empty(0) for arm in task.scores}), rows))
+            stacked = [row for matrix in task.scores.values() for row in matrix]
+            groups = task.patient_keys if by_patient else None
+            yield TaskVectors(task.task, task.targets, stacked, task.sample_keys, groups, task.prevalence)
+
+    observed: dict[str, dict[str, dict[str, float]]] = {metric: {} for metric in METRICS}
+    drawn: dict[str, dict[str, dict[str, np.ndarray]]] = {metric: {} for metric in METRICS}
+    results = resample(vectors(), num_replicates=num_replicates, seed=seed, num_workers=num_workers)
+    for index, result in enumerate(results):
+        task, rows = facts[index]
+        for axis, metric in enumerate(METRICS):
+            observed[metric][task.task] = {arm: float(result.observed[axis, chosen].mean()) for arm, chosen in rows.items()}
+            drawn[metric][task.task] = {
+                arm: _mean_over_runs(result.drawn[axis, :, chosen], arm, task, seed if resample_seeds else None)
+                for arm, chosen in rows.items()
+            }
+    if not facts:
+        raise InputError("no tasks given; give at least one task with its targets")
+    return {metric: ArmReplicates(observed[metric], drawn[metric], level) for metric in METRICS}
+
+
+def _mean_over_runs(values: np.ndarray, arm: str, task: TaskScores, seed: int | None) -> np.ndarray:
+    """(B,) from (B, runs): the mean, or the mean of runs drawn with replacement."""
+    if seed is None:
+        return values.mean(axis=1)
+    num_runs = values.shape[1]
+    units = np.arange(num_runs) if task.units is None else np.unique(task.units[arm], return_inverse=True)[1]
+    num_units = int(units.max()) + 1
+    rng = np.random.default_rng(int(stream_key("runs", seed, arm)))
+    # One number per replicate and place: tasks with equal runs draw equally.
+    chosen = (rng.random((len(values), num_units)) * num_units).astype(np.int64)
+    times = (chosen[:, :, None] == np.arange(num_units)).sum(axis=1)[:, units]
+    return np.asarray((values * times).sum(axis=1) / times.sum(axis=1))
 
 
 def bootstrap_average_precision(
@@ -89,103 +218,59 @@ def bootstrap_average_precision(
     groups: ArrayLike | None = None,
     num_workers: int | None = None,
 ) -> np.ndarray:
-    """(num_replicates, M) AUPRC of M score vectors on the same resamples of one task's test set.
+    """(num_replicates, M) AUPRC of M score vectors on the same draws of one task's test set.
 
     Args:
         targets: (n,) 0 or 1.
         scores: (M, n).
         num_replicates: B.
-        seed: of the study; with the task's name and the replicate it decides the draw, whatever the number of workers.
+        seed: with the task's name and the replicate it decides the draw, whatever the number of workers.
         task: name of the task.
-        groups: (n,) patients; whole patients are then drawn (both classes in every draw), else samples within each class.
+        groups: (n,) patients, to draw whole patients; else samples within each class.
         num_workers: threads; None takes all cores.
     """
-    matrix = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    positive = np.zeros(0, dtype=bool)
-    for row in matrix:
-        positive, _ = check_binary(targets, row)
-    orders = np.argsort(-matrix, axis=1, kind="stable").astype(np.int32)
-    ordered = np.take_along_axis(matrix, orders, axis=1)
-    ends = np.ones(matrix.shape, dtype=bool)
-    ends[:, :-1] = np.diff(ordered, axis=1) != 0
-    draw = _stratified_draw(positive) if groups is None else _patient_draw(np.asarray(groups), positive)
-    key = zlib.crc32(task.encode())
-    result = np.empty((num_replicates, len(matrix)))
-
-    def score(indices: range) -> None:
-        for index in indices:
-            counts = draw(np.random.default_rng([seed, key, index]))
-            _score_replicate(counts, orders, ends, positive, result[index])
-
-    workers = num_workers or cpu_count() or 1
-    if workers == 1:
-        score(range(num_replicates))
-        return result
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(score, [range(first, num_replicates, workers) for first in range(workers)]))
-    return result
+    keys = None if groups is None else identity_keys(groups)
+    vectors = TaskVectors(task, targets, list(np.atleast_2d(scores)), group_keys=keys)
+    (result,) = resample([vectors], num_replicates=num_replicates, seed=seed, num_workers=num_workers)
+    return result.drawn[0]
 
 
-def _stratified_draw(positive: np.ndarray):  # type: ignore[no-untyped-def]
-    classes = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-
-    def draw(rng: np.random.Generator) -> np.ndarray:
-        counts = np.zeros(positive.size, dtype=np.int64)
-        for members in classes:
-            drawn = rng.integers(0, len(members), len(members))
-            counts[members] = np.bincount(drawn, minlength=len(members))
-        return counts
-
-    return draw
-
-
-def _patient_draw(groups: np.ndarray, positive: np.ndarray):  # type: ignore[no-untyped-def]
-    if groups.shape != positive.shape:
-        raise InputError(f"groups of shape {groups.shape} for {positive.size} samples: give one patient per sample")
-    _, member = np.unique(groups, return_inverse=True)
-    num_groups = int(member.max()) + 1
-
-    def draw(rng: np.random.Generator) -> np.ndarray:
-        while True:
-            times = np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)
-            counts = times[member]
-            # A draw without one of the classes has no AUPRC; it is drawn again, as in the stratified case by construction.
-            if counts[positive].any() and counts[~positive].any():
-                return np.asarray(counts, dtype=np.int64)
-
-    return draw
-
-
-def summarise_differences(differences: np.ndarray, level: float = 0.95) -> Difference:
-    """Mean, percentile interval and p-value of bootstrap differences (any shape, flattened)."""
-    values = differences.ravel()
+def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
     tail = 50 * (1 - level)
     low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def summarise_differences(differences: np.ndarray, level: float = 0.95, observed: float = math.nan) -> Difference:
+    """Mean, percentile interval and p-value of bootstrap differences (any shape, flattened)."""
+    values = differences.ravel()
+    low, high = _interval(values, level)
     below, above = int((values <= 0).sum()), int((values >= 0).sum())
     p_value = min(1.0, 2 * (min(below, above) + 1) / (len(values) + 1))
-    return Difference(float(values.mean()), float(low), float(high), p_value)
+    return Difference(float(values.mean()), low, high, p_value, observed=observed)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down correction over tasks."""
-    corrected, running = {}, 0.0
-    for index, (task, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        running = max(running, min(1.0, (len(p_values) - index) * p_value))
-        corrected[task] = running
-    return corrected
-
-
-def combine_tasks(differences: Mapping[str, np.ndarray], level: float = 0.95) -> BootstrapResult:
-    """Per task, pooled and macro results from bootstrap differences {task: (B,)}."""
-    per_task = {task: summarise_differences(values, level) for task, values in differences.items()}
+def combine_tasks(differences: Mapping[str, np.ndarray], observed: Mapping[str, float], level: float = 0.95) -> BootstrapResult:
+    """Per task, pooled and macro results from bootstrap differences {task: (B,)} and observed ones {task: number}."""
+    per_task = {task: summarise_differences(values, level, observed[task]) for task, values in differences.items()}
     corrected = holm({task: result.p_value for task, result in per_task.items()})
-    per_task = {task: Difference(r.mean, r.low, r.high, r.p_value, corrected[task]) for task, r in per_task.items()}
+    per_task = {task: replace(result, p_holm=corrected[task]) for task, result in per_task.items()}
     stacked = np.stack(list(differences.values()))
+    mean = float(np.mean([observed[task] for task in differences]))
+    num_tasks, num_replicates = stacked.shape
+    needed = replicates_for_holm(num_tasks, 1 - level)
+    notes: tuple[str, ...] = ()
+    if num_replicates < needed:
+        notes = (
+            f"{num_replicates} replicates are too few for Holm's correction over {num_tasks} tasks: no p could fall to "
+            f"{1 - level:.2g}, however large a difference; draw {needed} or more",
+        )
     return BootstrapResult(
         per_task=per_task,
-        pooled=summarise_differences(stacked, level),
-        macro=summarise_differences(stacked.mean(axis=0), level),
-        num_replicates=stacked.shape[1],
+        pooled=replace(summarise_differences(stacked, level, mean), p_value=math.nan),
+        macro=summarise_differences(stacked.mean(axis=0), level, mean),
+        num_replicates=num_replicates,
+        notes=notes,
     )
 
 
@@ -198,43 +283,61 @@ def paired_bootstrap(
     groups: ArrayLike | Mapping[str, ArrayLike] | None = None,
     level: float = 0.95,
     num_workers: int | None = None,
+    *,
+    sample_ids: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    resample_seeds: bool = False,
+    metric: str = "auprc",
 ) -> BootstrapResult:
-    """Differences a - b in AUPRC, per task and over tasks (paper, A.8).
+    """Differences a - b, per task and over tasks (paper, A.8).
 
     Args:
         targets: {task: (n,)} 0 or 1.
         scores_a: {task: (seeds, n) or (n,)} of model a.
         scores_b: likewise of model b; the number of seeds may differ.
-        num_replicates: bootstrap samples (the paper: 500).
+        num_replicates: bootstrap samples (the paper: 500). Holm's correction over T tasks needs 40 T - 1 or more.
         seed: decides all draws.
-        groups: patients, (n,) for all tasks or {task: (n,)}; None resamples images, as the paper does.
+        groups: patients, (n,) for all tasks or {task: (n,)}; whole patients are then drawn, the same in all tasks. None
+            resamples images, as the paper does.
         level: of the intervals.
         num_workers: threads; the numbers do not depend on it.
+        sample_ids: (n,) or {task: (n,)}; a sample that tasks share is then drawn alike in all of them, and the macro interval
+            covers what their errors have in common. None draws tasks independently, as the paper does.
+        resample_seeds: draw the seeds too (second level).
+        metric: "auprc" or "auroc".
 
     Raises:
         InputError: different tasks, unequal lengths, one class, values that are not finite.
     """
     if not targets:
         raise InputError("no tasks given; give at least one task with its targets")
+    if metric not in METRICS:
+        raise InputError(f"metric '{metric}'; choose one of {', '.join(METRICS)}")
     for name, scores in (("scores_a", scores_a), ("scores_b", scores_b)):
         different = set(scores) ^ set(targets)
         if different:
             raise InputError(f"{name}: task '{sorted(different)[0]}' is not in both targets and scores; give the same tasks")
-    if num_replicates < 1:
-        raise InputError(f"num_replicates is {num_replicates}; it must be 1 or more")
-    differences = {}
-    for task, y in targets.items():
-        a, b = np.atleast_2d(scores_a[task]), np.atleast_2d(scores_b[task])
-        if a.shape[1] != b.shape[1]:
-            raise InputError(f"task '{task}': {a.shape[1]} scores of a and {b.shape[1]} of b; both need the same samples")
-        values = bootstrap_average_precision(
-            y,
-            np.concatenate([a, b]),
-            num_replicates=num_replicates,
-            seed=seed,
-            task=task,
-            groups=groups[task] if isinstance(groups, Mapping) else groups,
-            num_workers=num_workers,
-        )
-        differences[task] = values[:, : len(a)].mean(axis=1) - values[:, len(a) :].mean(axis=1)
-    return combine_tasks(differences, level)
+
+    def keys_of(ids: ArrayLike | Mapping[str, ArrayLike] | None, task: str) -> np.ndarray | None:
+        chosen = ids[task] if isinstance(ids, Mapping) else ids
+        return None if chosen is None else identity_keys(chosen)
+
+    def tasks() -> Iterator[TaskScores]:
+        for task, y in targets.items():
+            a, b = np.atleast_2d(scores_a[task]), np.atleast_2d(scores_b[task])
+            if a.shape[1] != b.shape[1]:
+                raise InputError(f"task '{task}': {a.shape[1]} scores of a and {b.shape[1]} of b; both need the same samples")
+            yield TaskScores(task, np.asarray(y), {"a": a, "b": b}, keys_of(sample_ids, task), keys_of(groups, task))
+
+    replicates = bootstrap_arms(
+        tasks(),
+        num_replicates=num_replicates,
+        seed=seed,
+        by_patient=groups is not None,
+        resample_seeds=resample_seeds,
+        level=level,
+        num_workers=num_workers,
+    )
+    result = replicates[metric].difference("a", "b")
+    for note in result.notes:
+        warnings.warn(note, stacklevel=2)
+    return result

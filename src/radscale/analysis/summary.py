@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from radscale.analysis.bootstrap import bootstrap_average_precision, combine_tasks
+from radscale.analysis.bootstrap import TaskScores, bootstrap_arms
 from radscale.analysis.records import read_predictions
+from radscale.analysis.resampling import identity_keys
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
-from radscale.analysis.stratification import score_stratum, strata_of
+from radscale.analysis.stratification import UNKNOWN, strata_of, stratify
 from radscale.errors import InputError
 from radscale.metrics import average_precision, roc_auc
 
@@ -33,11 +34,12 @@ NUM_CURVE_POINTS = 40
 
 
 @dataclass
-class TaskScores:
+class RunScores:
     """All score vectors of one task on its test set."""
 
     targets: np.ndarray
     sample_ids: list[str]
+    patient_ids: np.ndarray
     vectors: dict[tuple[str, int, int, int], np.ndarray]
     """By (arm, subset_size, replicate, seed)."""
 
@@ -111,13 +113,13 @@ def _with(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], evaluation: str
         yield {"evaluation": evaluation, **row}
 
 
-def collect_scores(paths: Sequence[Path]) -> dict[str, TaskScores]:
+def collect_scores(paths: Sequence[Path]) -> dict[str, RunScores]:
     """Score vectors by task, all on the same samples in the same order.
 
     Raises:
         InputError: a run whose samples or targets differ from the others'.
     """
-    tasks: dict[str, TaskScores] = {}
+    tasks: dict[str, RunScores] = {}
     for path in paths:
         table = read_predictions(path)
         columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
@@ -130,8 +132,8 @@ def collect_scores(paths: Sequence[Path]) -> dict[str, TaskScores]:
         for (task, arm, size, replicate, seed), rows in places.items():
             order = np.array(rows)[np.argsort(columns["sample_id"][rows].astype(str), kind="stable")]
             ids = columns["sample_id"][order].tolist()
-            targets = columns["target"][order]
-            known = tasks.setdefault(task, TaskScores(targets, ids, {}))
+            targets, patients = columns["target"][order], columns["patient_id"][order]
+            known = tasks.setdefault(task, RunScores(targets, ids, patients, {}))
             if known.sample_ids != ids or not np.array_equal(known.targets, targets):
                 raise InputError(
                     f"{path.name}: arm '{arm}' has other test samples of task '{task}' than the arms before it; "
@@ -142,7 +144,7 @@ def collect_scores(paths: Sequence[Path]) -> dict[str, TaskScores]:
     return tasks
 
 
-def _results(scores: dict[str, TaskScores], arms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _results(scores: dict[str, RunScores], arms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     averages: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {}
     for task, item in scores.items():
         facts = {
@@ -171,48 +173,30 @@ def _run_columns(key: tuple[str, int, int, int], arms: Mapping[str, Mapping[str,
 
 
 def _comparisons(
-    scores: dict[str, TaskScores], arms: Mapping[str, Mapping[str, Any]], num_bootstrap: int, seed: int
+    scores: dict[str, RunScores], arms: Mapping[str, Mapping[str, Any]], num_bootstrap: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Every arm at every size against its open weights, and every pair of arms at every common size."""
     groups: dict[tuple[str, int], list[tuple[str, int, int, int]]] = {}
     for key in next(iter(scores.values())).vectors if scores else ():
         groups.setdefault(key[:2], []).append(key)
-    replicates = {
-        task: dict(
-            zip(
-                item.vectors,
-                bootstrap_average_precision(
-                    item.targets, np.stack(list(item.vectors.values())), num_replicates=num_bootstrap, seed=seed, task=task
-                ).T,
-                strict=True,
-            )
-        )
-        for task, item in scores.items()
-    }
-    observed = {
-        task: {key: average_precision(item.targets, vector) for key, vector in item.vectors.items()}
-        for task, item in scores.items()
-    }
-    for a, b in _pairs(groups, arms):
-        differences = {
-            task: np.mean([values[key] for key in groups[a]], axis=0) - np.mean([values[key] for key in groups[b]], axis=0)
-            for task, values in replicates.items()
-        }
-        means = {
-            side: {task: float(np.mean([values[key] for key in groups[side]])) for task, values in observed.items()}
-            for side in (a, b)
-        }
-        result = combine_tasks(differences)
+    if not scores:
+        return
+    replicates = bootstrap_arms(
+        (_task_scores(task, item, groups) for task, item in scores.items()), num_replicates=num_bootstrap, seed=seed
+    )["auprc"]
+    for pair in _pairs(groups, arms):
+        a, b = pair
+        result = replicates.difference(_name(*a), _name(*b))
         rows = {**result.per_task, "average": result.macro, "pooled": result.pooled}
         for task, difference in rows.items():
-            mean_a, mean_b = (means[s].get(task, float(np.mean(list(means[s].values())))) for s in (a, b))
+            mean_a, mean_b = (replicates.estimate(_name(*s), task if task in scores else None).observed for s in pair)
             yield {
                 "arm_a": a[0],
                 "size_a": a[1],
                 "arm_b": b[0],
                 "size_b": b[1],
                 "task": task,
-                "difference": difference.mean,
+                "difference": difference.observed,
                 "low": difference.low,
                 "high": difference.high,
                 "p_value": difference.p_value,
@@ -222,6 +206,18 @@ def _comparisons(
                 "mean_b": mean_b,
                 "num_bootstrap": num_bootstrap,
             }
+
+
+def _name(arm: str, size: int) -> str:
+    return f"{arm}@{size}"
+
+
+def _task_scores(
+    task: str, item: RunScores, groups: Mapping[tuple[str, int], Sequence[tuple[str, int, int, int]]]
+) -> TaskScores:
+    """A task as each (arm, size) scored it: replicates and seeds are runs."""
+    matrices = {_name(*group): np.stack([item.vectors[key] for key in keys]) for group, keys in groups.items()}
+    return TaskScores(task, item.targets, matrices, identity_keys(item.sample_ids), identity_keys(item.patient_ids))
 
 
 def _pairs(
@@ -310,7 +306,7 @@ def _curve(fit: ScalingLawFit) -> Iterator[dict[str, Any]]:
 
 
 def _subgroups(
-    scores: dict[str, TaskScores],
+    scores: dict[str, RunScores],
     arms: Mapping[str, Mapping[str, Any]],
     manifest: Path,
     num_bootstrap: int,
@@ -326,29 +322,30 @@ def _subgroups(
     for item in scores.values():
         for arm, size, _, _ in item.vectors:
             largest[arm] = max(size, largest.get(arm, 0))
+    groups: dict[tuple[str, int], list[tuple[str, int, int, int]]] = {}
+    for key in next(iter(scores.values())).vectors if scores else ():
+        if key[1] == largest[key[0]]:
+            groups.setdefault(key[:2], []).append(key)
+    tasks = [_task_scores(task, item, groups) for task, item in scores.items()]
     for variable, values in strata.items():
-        members = {task: [values[row_of[sample]] for sample in item.sample_ids] for task, item in scores.items()}
-        names = sorted({name for found in members.values() for name in found if name is not None})
-        if len(names) < 2:
+        members = [np.array([values[row_of[sample]] for sample in item.sample_ids]) for item in scores.values()]
+        if len({name for found in members for name in found if name}) < 2:
             continue
-        for stratum in names:
-            chosen = {task: np.array([name == stratum for name in found]) for task, found in members.items()}
-            targets = {task: item.targets[chosen[task]] for task, item in scores.items()}
-            for arm in (arm for arm in arms if arm in largest):
-                vectors = {
-                    task: np.stack([v[chosen[task]] for key, v in item.vectors.items() if key[:2] == (arm, largest[arm])])
-                    for task, item in scores.items()
+        # The page shows known strata; `radscale stratify` also lists samples whose stratum is unknown.
+        for score in stratify(tasks, members, num_replicates=min(num_bootstrap, 200), seed=seed):
+            arm, _, trained_on = score.arm.rpartition("@")
+            if score.stratum != UNKNOWN and score.auprc is not None and score.auroc is not None:
+                yield {
+                    "arm": arm,
+                    "subset_size": int(trained_on),
+                    "variable": variable,
+                    "stratum": score.stratum,
+                    "auprc": score.auprc.observed,
+                    "low": score.auprc.low,
+                    "high": score.auprc.high,
+                    "auroc": score.auroc.observed,
+                    "prevalence": score.prevalence,
+                    "num_positives": score.num_positives,
+                    "num_samples": score.num_samples,
+                    "small": score.small,
                 }
-                name = f"{variable}/{stratum}"
-                score = score_stratum(targets, vectors, num_replicates=min(num_bootstrap, 200), seed=seed, name=name)
-                if score is not None:
-                    yield {
-                        "arm": arm,
-                        "subset_size": largest[arm],
-                        "variable": variable,
-                        "stratum": stratum,
-                        **{k: getattr(score, k) for k in ("auprc", "low", "high", "auroc", "prevalence")},
-                        "num_positives": score.num_positives,
-                        "num_samples": score.num_samples,
-                        "small": score.small,
-                    }

@@ -1,12 +1,13 @@
 import csv
 import hashlib
+import io
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from radscale.analysis import read_predictions
-from radscale.analysis.compare import compare_arms
+from radscale.analysis.compare import CompareSettings, compare_arms
 from radscale.analysis.stratification import age_group
 from radscale.analysis.summary import summarise
 from radscale.errors import InputError
@@ -90,8 +91,11 @@ def test_a_comparison_from_a_csv_of_somebody_elses(study: Path, tmp_path: Path) 
     paths = sorted((study.parent / "predictions").glob("*.parquet"))
     table = read_predictions(paths)
     pyarrow.csv.write_csv(table, tmp_path / "all.csv")
-    from_csv = compare_arms([tmp_path / "all.csv"], "clip@10000", "open", num_replicates=50)
-    assert from_csv == compare_arms(paths, "clip@10000", "open", num_replicates=50)
+    settings = CompareSettings(num_replicates=80, by_patient=True, resample_seeds=True, checks=["delong", "wilcoxon"])
+    from_csv = compare_arms([tmp_path / "all.csv"], "clip@10000", "open", settings).render("csv")
+    assert from_csv == compare_arms(paths, "clip@10000", "open", settings).render("csv")
+    (average,) = (r for r in csv.DictReader(io.StringIO(from_csv)) if r["task"] == "mean over tasks")
+    assert float(average["low"]) > 0.05
     with pytest.raises(InputError, match="several subset sizes"):
         compare_arms(paths, "clip", "open")
     with pytest.raises(InputError, match="arm 'mine' is not in the tables"):
