@@ -43,49 +43,6 @@ def test_weights_are_scikit_learns(data: tuple[np.ndarray, np.ndarray], seed: in
 
 
 @st.composite
-def samples(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Targets with both classes and scores with many ties."""
-    n = draw(st.integers(2, 60))
-    targets = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
-    targets[:2] = [0, 1]
-    levels = draw(st.integers(1, 12))
-    scores = np.array(draw(st.lists(st.integers(0, levels), min_size=n, max_size=n))) / levels
-    return targets, scores
-
-
-@given(samples())
-@settings(max_examples=300, deadline=None)
-def test_ranking_metrics_are_scikit_learns(data: tuple[np.ndarray, np.ndarray]) -> None:
-    targets, scores = data
-    assert average_precision(targets, scores) == pytest.approx(average_precision_score(targets, scores), abs=1e-12)
-    assert roc_auc(targets, scores) == pytest.approx(roc_auc_score(targets, scores), abs=1e-12)
-
-
-@given(samples(), st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
-def test_weights_are_scikit_learns(data: tuple[np.ndarray, np.ndarray], seed: int) -> None:
-    targets, scores = data
-    weight = np.random.default_rng(seed).integers(0, 4, len(targets)).astype(float)
-    weight[:2] = 1
-    expected = average_precision_score(targets, scores, sample_weight=weight)
-    assert average_precision(targets, scores, sample_weight=weight) == pytest.approx(expected, abs=1e-12)
-
-
-def test_bootstrap_kernel_scores_the_drawn_samples_as_scikit_learn_does() -> None:
-    rng = np.random.default_rng(0)
-    targets = rng.random(200) < 0.1
-    scores = np.stack([np.round(rng.random(200) + 0.3 * targets, 1), rng.random(200)])
-    actual = bootstrap_average_precision(targets, scores, num_replicates=20, seed=3, task="a")
-    classes = [np.flatnonzero(targets), np.flatnonzero(~targets)]
-    for replicate in range(20):
-        # The documented draw: a stream per task and replicate, classes in turn.
-        stream = np.random.default_rng([3, 3904355907, replicate])
-        rows = np.concatenate([members[stream.integers(0, len(members), len(members))] for members in classes])
-        expected = [average_precision_score(targets[rows], row[rows]) for row in scores]
-        np.testing.assert_allclose(actual[replicate], expected, rtol=0, atol=1e-12)
-
-
-@st.composite
 def mask_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     """Two masks, neither empty: noise of any density, boxes (also at the border), single pixels, one row or column."""
     shape = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
