@@ -33,7 +33,7 @@ LARGEST_SIZE = 1e15
 """Beyond this many samples a target counts as not reachable."""
 CAUTION = 0.25
 """Power of the weights in intervals: which form is right is itself known from a few held-out sizes only. With the weights as
-they are, 95 % intervals of `auto` at ten times the largest size covered 88 to 94 % of simulated truths, with this power 92 to 96 %
+they are, 95 % intervals of `auto` at ten times the largest size covered 88 to 94 % of simulated truths, with it 92 to 96 %
 (the paper's design of 11 encoders at 5 sizes; docs/reproduction.md)."""
 
 
