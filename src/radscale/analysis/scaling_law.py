@@ -179,9 +179,9 @@ class ScalingLawFit:
             return sign * (limits[0] if better else limits[1])
 
         return (
-            _size_that_reaches(lambda sizes: sign * self.predict(sizes), sign * target, for_good=True, fine=True),
-            _size_that_reaches(upper, sign * target, for_good=False),
-            _size_that_reaches(lower, sign * target, for_good=True),
+            size_that_reaches(lambda sizes: sign * self.predict(sizes), sign * target, for_good=True),
+            size_that_reaches(upper, sign * target, for_good=False),
+            size_that_reaches(lower, sign * target, for_good=True),
         )
 
     def explain(self) -> str:
@@ -267,27 +267,30 @@ def _solve_mixture(parts: Sequence[tuple[Confidence, float]], share: float, low:
     return 0.5 * (low + high)
 
 
-def _size_that_reaches(
-    curve: Callable[[np.ndarray], np.ndarray], target: float, *, for_good: bool, fine: bool = False
-) -> float:
-    """Smallest size at which `curve` reaches the target, or (for_good) from which on it stays there; found grid in grid."""
-    sizes = np.geomspace(1.0, LARGEST_SIZE, 4001 if fine else 46)
-    low_end = float(sizes[0])
-    for _ in range(1 if fine else 3):
-        reached = curve(sizes) >= target
-        index = int(len(reached) - np.argmin(reached[::-1])) if for_good else int(np.argmax(reached))
-        if reached.all() or (index == 0 and reached[0]):
-            return low_end if sizes[0] == 1.0 else float(sizes[0])
-        if index == len(sizes) or not reached.any():
+def size_that_reaches(curve: Callable[[np.ndarray], np.ndarray], target: float, *, for_good: bool) -> float:
+    """Smallest size at which `curve` reaches the target, or (for_good) from which on it stays there, up to `LARGEST_SIZE`.
+
+    The size is bracketed on a grid from 1 on, the bracket on finer ones, and what is left is interpolated in log size.
+    Infinity: never. 1: everywhere.
+    """
+    sizes = np.geomspace(1.0, LARGEST_SIZE, 61)
+    for _ in range(4):
+        values = curve(sizes)
+        reached = values >= target
+        if for_good:
+            short = np.flatnonzero(~reached)
+            index = int(short[-1]) + 1 if short.size else 0
+        else:
+            index = int(np.argmax(reached)) if reached.any() else len(sizes)
+        if index == len(sizes):
             return float("inf")
-        sizes = np.geomspace(sizes[index - 1], sizes[index], 9)
-    if fine:
-        sizes = np.geomspace(sizes[0], sizes[-1], 33)
-        reached = curve(sizes) >= target
-    values = curve(sizes)
-    index = max(int(np.argmax(values >= target)), 1)
-    share = (target - values[index - 1]) / max(values[index] - values[index - 1], 1e-300)
-    return float(sizes[index - 1] * (sizes[index] / sizes[index - 1]) ** float(np.clip(share, 0.0, 1.0)))
+        if index == 0:
+            return float(sizes[0])
+        before, after = index - 1, index
+        share = (target - values[before]) / max(values[after] - values[before], 1e-300)
+        size = sizes[before] * (sizes[after] / sizes[before]) ** float(np.clip(share, 0.0, 1.0))
+        sizes = np.geomspace(sizes[before], sizes[after], 9)
+    return float(size)
 
 
 def fit_scaling_law(
