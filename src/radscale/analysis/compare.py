@@ -1,6 +1,5 @@
 """Tables in, statistics out: what `compare`, `stratify` and `fit` do with files that anybody may have made."""
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from radscale.analysis.bootstrap import METRICS, ArmReplicates, Difference, TaskScores, bold_arms, bootstrap_arms
-from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
 from radscale.analysis.score_table import open_scores, read_table
 from radscale.analysis.significance import delong, permutation_test, wilcoxon_over_tasks
 from radscale.analysis.stratification import StratumScore, age_group, stratify
@@ -404,37 +402,4 @@ def _stratum_row(variable: str, score: StratumScore) -> dict[str, Any]:
         **_difference_columns(score.to_rest, "to_rest_"),
         "small": score.small,
         "remark": remark,
-    }
-
-
-def fit_arms(results: Path, *, form: str = "power", score: str = "score") -> dict[str, ScalingLawFit]:
-    """One scaling law per arm from a CSV with `subset_size`, a score, and optionally `arm` and `replicate`.
-
-    Rows of one arm, size and replicate are seeds of one encoder. Open weights (size 0) are left out.
-
-    Raises:
-        InputError: no such file, missing columns, a value that is not a number.
-    """
-    try:
-        with results.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{results}: no such file; give a CSV with subset_size and {score}") from None
-    found = list(rows[0]) if rows else []
-    for column in ("subset_size", score):
-        if column not in found:
-            raise InputError(f"{results.name}: no column '{column}'; found {', '.join(found) or 'no rows'} (see --score)")
-    arms: dict[str, list[tuple[float, float, str]]] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            size, value = float(row["subset_size"]), float(row[score])
-        except ValueError:
-            raise InputError(f"{results.name}, line {number}: subset_size and {score} must be numbers") from None
-        if size > 0:
-            arms.setdefault(row.get("arm") or "all", []).append((size, value, row.get("replicate") or str(number)))
-    if not arms:
-        raise InputError(f"{results.name}: no row with a subset_size above 0")
-    return {
-        arm: fit_scaling_law([s for s, _, _ in points], [v for _, v, _ in points], form, [g for _, _, g in points])
-        for arm, points in arms.items()
     }
