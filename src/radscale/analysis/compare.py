@@ -11,7 +11,7 @@ import numpy as np
 
 from radscale.analysis.bootstrap import METRICS, ArmReplicates, Difference, TaskScores, bold_arms, bootstrap_arms
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
-from radscale.analysis.score_table import open_scores, read_table
+from radscale.analysis.score_table import ScoreTable, open_scores, read_table
 from radscale.analysis.significance import delong, permutation_test, wilcoxon_over_tasks
 from radscale.analysis.stratification import StratumScore, age_group, stratify
 from radscale.analysis.text_tables import Column, TextTable, p_value, plain, points, share, signed_points, yes_no
@@ -337,27 +337,16 @@ def stratify_table(
     return TextTable("Subgroups, scores in points", shown, rows, csv_columns, notes=notes)
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """Facts of samples from a manifest or a CSV."""
+def open_metadata(path: Path) -> ScoreTable:
+    """A table with `sample_id` and facts of samples.
 
-    name: str
-    columns: list[str]
-    path: Path
-
-    def sample_columns(self, names: Sequence[str]) -> tuple[np.ndarray, dict[str, list[object]]]:
-        """As `ScoreTable.sample_columns`."""
-        from radscale.analysis.score_table import ScoreTable
-
-        return ScoreTable(self.name, (read_table(self.path),), long=False).sample_columns(names)
-
-
-def open_metadata(path: Path) -> Metadata:
-    """A table with `sample_id` and facts of samples."""
-    names = read_table(path).schema.names
-    if "sample_id" not in names:
-        raise InputError(f"{path.name}: no column 'sample_id'; found {', '.join(names[:20])}")
-    return Metadata(path.name, names, path)
+    Raises:
+        InputError: no such file, not a table, no `sample_id`.
+    """
+    source = read_table(path)
+    if "sample_id" not in source.schema.names:
+        raise InputError(f"{path.name}: no column 'sample_id'; found {', '.join(source.schema.names[:20])}")
+    return ScoreTable(path.name, (source,), long=False)
 
 
 def _column_of(variable: str, columns: Sequence[str], name: str) -> str:
