@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,6 +147,13 @@ def _progress(title: str) -> Any:
     from radscale.execution.display import OneBar
 
     return OneBar(console, title)
+
+
+def _progress_beside(title: str) -> Any:
+    """The same on standard error, where standard output is the result."""
+    from radscale.execution.display import OneBar
+
+    return OneBar(Console(stderr=True), title)
 
 
 def _new_folder(path: Path) -> Path:
@@ -424,7 +432,12 @@ def compare(
     )
     if all_arms == (a is not None or b is not None) or (a is None) != (b is None):
         raise InputError("name two arms with --a and --b, or take --all")
-    found = compare_arms(table, a, b, settings) if a is not None and b is not None else compare_all_arms(table, None, settings)
+    with _progress_beside("compare") as progress:
+        settings = replace(settings, progress=progress)
+        if a is not None and b is not None:
+            found = compare_arms(table, a, b, settings)
+        else:
+            found = compare_all_arms(table, None, settings)
     _show_table(found, format, out)
 
 
@@ -456,9 +469,16 @@ def stratify(
     variables = [name.strip() for name in by.split(",") if name.strip()]
     if not variables:
         raise InputError("--by is empty; name columns, e.g. --by sex,age")
-    found = stratify_table(
-        table, variables, metadata=metadata, arms=arm, reference=reference, against_rest=rest, settings=settings
-    )
+    with _progress_beside("stratify") as progress:
+        found = stratify_table(
+            table,
+            variables,
+            metadata=metadata,
+            arms=arm,
+            reference=reference,
+            against_rest=rest,
+            settings=replace(settings, progress=progress),
+        )
     _show_table(found, format, out)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class CompareSettings:
     tasks: Sequence[str] | None = None
     """None: all that the arms share."""
     num_workers: int | None = None
+    progress: Callable[[int, int, str], None] | None = None
+    """Called with (done, all, what)."""
 
     def __post_init__(self) -> None:
         for what, given, known in (("metric", [self.metric], METRICS), ("check", self.checks, CHECKS)):
@@ -54,8 +56,12 @@ class _Facts:
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def watch(self, tasks: Iterator[TaskScores], settings: CompareSettings, arms: Sequence[str]) -> Iterator[TaskScores]:
+    def watch(
+        self, tasks: Iterator[TaskScores], settings: CompareSettings, arms: Sequence[str], num_tasks: int
+    ) -> Iterator[TaskScores]:
         for task in tasks:
+            if settings.progress is not None:
+                settings.progress(len(self.rows), num_tasks, task.task)
             targets = np.asarray(task.targets)
             row: dict[str, Any] = {"num_samples": targets.size, "num_positives": int(targets.sum())}
             groups = task.patient_keys if settings.by_patient else None
@@ -81,7 +87,7 @@ def _replicates(
         raise InputError(f"one arm, {names[0]}; two different ones are needed, the table has {', '.join(table.arms)}")
     facts = _Facts()
     found = bootstrap_arms(
-        facts.watch(table.task_scores(names, settings.tasks), settings, names),
+        facts.watch(table.task_scores(names, settings.tasks), settings, names, len(settings.tasks or table.tasks)),
         num_replicates=settings.num_replicates,
         seed=settings.seed,
         by_patient=settings.by_patient,
@@ -292,6 +298,7 @@ def stratify_table(
             seed=settings.seed,
             by_patient=settings.by_patient,
             num_workers=settings.num_workers,
+            progress=settings.progress,
         )
         rows += [_stratum_row(variable, score) for score in scores]
     if any(row["small"] for row in rows):

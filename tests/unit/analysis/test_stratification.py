@@ -63,6 +63,7 @@ def test_small_strata_and_those_without_a_class_are_shown() -> None:
     rows = {row.stratum: row for row in stratify([task], [strata], num_replicates=20) if row.arm == "good"}
     assert rows["ill"].left_out == {"t": "no negatives"}
     assert rows["ill"].auprc is None
+    assert rows["ill"].num_positives == 5
     assert rows["few"].small
     assert rows["few"].auprc is not None
     assert rows["rest"].num_positives == task.targets[40:].sum() - 5
