@@ -402,6 +402,7 @@ def compare(
     a: Annotated[str | None, typer.Option("--a", help="Arm: a column, or ARM or ARM@SIZE of a prediction table.")] = None,
     b: Annotated[str | None, typer.Option("--b", help="Likewise; a minus b is reported.")] = None,
     all_arms: Annotated[bool, typer.Option("--all", help="All arms side by side, the best and its equals bold.")] = False,
+    arm: Annotated[list[str] | None, typer.Option(help="With --all: only these arms.", show_default=False)] = None,
     replicates: Annotated[int, typer.Option(min=1, help="Bootstrap samples; Holm over 20 tasks needs 799.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     by_patient: Annotated[bool, typer.Option("--by-patient", help="Draw patients instead of images.")] = False,
@@ -432,12 +433,14 @@ def compare(
     )
     if all_arms == (a is not None or b is not None) or (a is None) != (b is None):
         raise InputError("name two arms with --a and --b, or take --all")
+    if arm and not all_arms:
+        raise InputError("--arm chooses among --all; name two arms with --a and --b")
     with _progress_beside("compare") as progress:
         settings = replace(settings, progress=progress)
         if a is not None and b is not None:
             found = compare_arms(table, a, b, settings)
         else:
-            found = compare_all_arms(table, None, settings)
+            found = compare_all_arms(table, arm, settings)
     _show_table(found, format, out)
 
 

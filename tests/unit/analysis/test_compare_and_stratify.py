@@ -189,6 +189,8 @@ def test_bad_tables_are_one_line_and_exit_code_2(case: str, tmp_path: Path, caps
     [
         (["compare", "nowhere.csv", "--a", "x", "--b", "y"], "no such file"),
         (["compare", "{wide}", "--a", "model_a"], "name two arms"),
+        (["compare", "{wide}", "--a", "model_a", "--b", "open", "--arm", "model_b"], "--arm chooses among --all"),
+        (["compare", "{wide}", "--all", "--arm", "open"], "one arm, open; two different ones are needed"),
         (["compare", "{wide}", "--a", "model_a", "--b", "model_a"], "two different ones are needed"),
         (["compare", "{wide}", "--a", "model_a", "--b", "sex"], "holds an id or a fact"),
         (["compare", "{wide}", "--a", "model_a", "--b", "open", "--metric", "f1"], "choose among auprc, auroc"),
