@@ -86,17 +86,17 @@ def plan_data(
 def _plan(
     curve: Curve, more: float, form: str, min_gain: float, cost: float | None, larger_is_better: bool, level: float
 ) -> TaskPlan:
-    who = {"evaluation": curve.evaluation, "arm": curve.arm, "task": curve.task}
+    who = (curve.evaluation, curve.arm, curve.task)
     try:
         fit = fit_scaling_law(curve.sizes, curve.scores, form, curve.encoders, larger_is_better=larger_is_better)
     except InputError as error:
-        return TaskPlan(**who, verdict="no fit", note=str(error))
+        return TaskPlan(*who, verdict="no fit", note=str(error))
     size = fit.max_size
     gain, low, high = fit.gain(size, size + more, level)
     if not larger_is_better:
         gain, low, high = -gain, -high, -low
     return TaskPlan(
-        **who,
+        *who,
         verdict=_verdict(gain, low, high, min_gain),
         current_size=size,
         current=float(fit.predict(size)[0]),

@@ -225,6 +225,17 @@ def scaling_rows(fitted: Sequence[FittedCurve], level: float = 0.95) -> dict[str
     return {"points": points, "curves": curves}
 
 
+def reference_rows(item: FittedCurve, table: ResultsTable, beats: str | None, level: float = 0.95) -> list[dict[str, Any]]:
+    """Open weights of a curve's task as lines of a figure: the one to beat, or all that the table has."""
+    key = (item.curve.evaluation, item.curve.task)
+    names = [beats] if beats else [arm for evaluation, arm, task in table.references if (evaluation, task) == key]
+    rows = []
+    for name in dict.fromkeys(names):
+        value, low, high = _reference(table.reference(name, item.curve), level)
+        rows.append({"label": name, "score": value, "low": low, "high": high})
+    return rows
+
+
 def data_plan_table(plans: Sequence[TaskPlan], more: float, min_gain: float, *, with_costs: bool) -> TextTable:
     """Tasks by what more data brings, the largest gain first, the average at the end."""
     order = sorted(plans, key=lambda plan: (plan.evaluation, plan.arm, plan.is_average, -_or(plan.gain, -math.inf)))
