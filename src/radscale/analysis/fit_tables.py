@@ -98,7 +98,9 @@ def fit_table(
             "indistinguishable": ", ".join(name for name in fit.indistinguishable if name != fit.main_form),
             "explanation": fit.explain(),
         }
-        row["parameters"] = ", ".join(_parameter_text(fit, name, level) for name in fit.parameters)
+        # With three parameters or more, each trades for the others: their limits say little, the curve's say it all.
+        limits = level if len(fit.parameters) < 3 else None
+        row["parameters"] = ", ".join(_parameter_text(fit, name, limits) for name in fit.parameters)
         if target is not None:
             row |= _needed("needed", Estimate(*fit.samples_needed(target, level)))
         if beats is not None:
@@ -110,7 +112,7 @@ def fit_table(
         Column("arm", "arm", align="left"),
         Column("form", "form", align="left"),
         Column("encoders", "num_encoders"),
-        Column(f"parameters [{100 * level:g} %]", "parameters", align="left"),
+        Column("parameters", "parameters", align="left"),
         Column("at largest size", "at_largest", _number),
         Column(f"{100 * level:g} %", ("at_largest_low", "at_largest_high"), _number),
         Column("held-out error", "largest_size_error", _number),
@@ -136,7 +138,9 @@ def fit_table(
     return TextTable(f"Scaling laws of {table.score} in {table.name}", columns, rows, keys, notes=notes)
 
 
-def _parameter_text(fit: ScalingLawFit, name: str, level: float) -> str:
+def _parameter_text(fit: ScalingLawFit, name: str, level: float | None) -> str:
+    if level is None:
+        return f"{name} = {fit.parameters[name]:.4g}"
     low, high = fit.parameter_interval(name, level)
     return f"{name} = {fit.parameters[name]:.4g} [{low:.4g}, {high:.4g}]"
 
@@ -188,6 +192,7 @@ def comparison_table(fitted: Sequence[FittedCurve], level: float = 0.95) -> Text
         return None
     percent = f"{100 * level:g} %"
     columns = [
+        *([Column("evaluation", "evaluation", align="left")] if any(row["evaluation"] for row in rows) else []),
         *([Column("task", "task", align="left")] if any(row["task"] for row in rows) else []),
         Column("a", "a", align="left"),
         Column("b", "b", align="left"),
@@ -199,10 +204,10 @@ def comparison_table(fitted: Sequence[FittedCurve], level: float = 0.95) -> Text
         Column("from", "from_size", size_text),
         Column(percent, ("from_size_low", "from_size_high"), size_text),
     ]
-    keys = ["task", "a", "b", "leader"]
+    keys = ["evaluation", "task", "a", "b", "leader"]
     for prefix in ("from_size", "ratio", "multiplier_ratio"):
         keys += [prefix, f"{prefix}_low", f"{prefix}_high"]
-    notes = ["from: images from which on the arm named is ahead for good; 1: everywhere"]
+    notes = ["from: images from which on the arm named is ahead for good, by the curves; not shown: their limits allow either"]
     return TextTable("Arms against each other", columns, rows, [*keys, "p_equal"], notes=notes)
 
 
