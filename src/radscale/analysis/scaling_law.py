@@ -203,7 +203,7 @@ class ScalingLawFit:
             return f"{shares}: by AICc alone, as too few sizes are left to hold any out"
         error = by_form[self.main_form].extrapolation_error
         return (
-            f"{shares}: weighed by their errors when the largest sizes are held out ({num_origins} time{'s'[: num_origins > 1]}; "
+            f"{shares}: weighed by their errors when the largest sizes are held out ({num_origins} x; "
             f"{self.main_form}: {error:.2g} {by_form[self.main_form].error_unit}) and by AICc"
         )
 
