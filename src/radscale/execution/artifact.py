@@ -32,6 +32,9 @@ class Step:
     holds literals, `inputs` the upstream steps, `external` files and folders that no step made (known by content).
     `options` are handed over too but never enter the identity (paths of secrets, names for people). `version` is raised
     when the meaning of the function changes. `slots` is how many workers it occupies (0: all of them).
+
+    `num_threads` of the numerical libraries are part of the identity, because sums are split among them: were they taken
+    from the machine, its cores and its workers would decide the last bits of a result.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Step:
     external: dict[str, Path] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     version: int = 1
+    num_threads: int = 1
     slots: int = 1
     estimated_seconds: float = 1.0
     description: str = ""
@@ -151,6 +155,7 @@ class ArtifactStore:
             identity = {
                 "function": step.function,
                 "version": step.version,
+                "num_threads": step.num_threads,
                 "config": step.config,
                 "inputs": {name: self.fingerprint(upstream) for name, upstream in step.inputs.items()},
                 "external": self._external_identities(step),
@@ -265,6 +270,8 @@ def _explain_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     changes = describe_changes({"config": old["config"]}, {"config": new["config"]})
     if (old["function"], old["version"]) != (new["function"], new["version"]):
         changes.append("made by another version of the step")
+    if old.get("num_threads") != new["num_threads"]:
+        changes.append(f"num_threads: {old.get('num_threads', 'not recorded')} -> {new['num_threads']}")
     for key, what in (("inputs", "input"), ("external", "source")):
         names = sorted(old[key].keys() | new[key].keys())
         changes += [f"{what} {name} is another" for name in names if old[key].get(name) != new[key].get(name)]

@@ -15,10 +15,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import wait
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +31,9 @@ from radscale.execution.provenance import collect_provenance
 
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
+# Read once, when a library is loaded: the fork server loads with one thread what all workers share, and torch, if it is
+# there already, is told again in each worker.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Outcome = Literal["done", "kept", "failed", "skipped"]
 
@@ -181,17 +186,18 @@ class _Pool:
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__, *preload])
+        with _environment(dict.fromkeys(THREAD_VARIABLES, "1")):
+            ensure_running()
 
     def has_room(self, step: Step) -> bool:
         return sum(item.slots for item in self.running) + self._slots(step) <= self.num_workers
 
     def _slots(self, step: Step) -> int:
-        return self.num_workers if step.slots == 0 else min(step.slots, self.num_workers)
+        return self.num_workers if step.slots == 0 else min(max(step.slots, step.num_threads), self.num_workers)
 
     def start(self, step: Step) -> None:
         slots = self._slots(step)
-        num_threads = max(1, (os.cpu_count() or 1) // self.num_workers) * slots
-        process = self.context.Process(target=_work, args=(self.store.root, step, slots, num_threads), name=step.name)
+        process = self.context.Process(target=_work, args=(self.store.root, step, slots), name=step.name)
         process.start()
         self.running.append(_Running(step, process, time.monotonic(), slots))
         self.display.started(step)
@@ -242,6 +248,21 @@ class _Pool:
                 item.process.kill()
 
 
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for what is started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _describe_exit(code: int | None) -> str:
     if code == EXIT_NO_SPACE:
         return NO_SPACE
@@ -258,12 +279,11 @@ EXIT_BUSY = 75
 NO_SPACE = "no space left on the disk: free some, then run again; what is done stays done"
 
 
-def _work(root: Path, step: Step, slots: int, num_threads: int) -> None:
+def _work(root: Path, step: Step, slots: int) -> None:
     """Body of a worker process: run one step and commit it, or record why not."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(num_threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(step.num_threads)))
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(num_threads)
+        sys.modules["torch"].set_num_threads(step.num_threads)
     # Ctrl-C reaches the whole process group: the parent decides, and ends its workers with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _exit_with_parent()

@@ -20,6 +20,21 @@ from radscale.experiment.settings import (
 )
 
 STEPS = "radscale.experiment.steps"
+# Raised when the meaning of a stage changes: what an older version made does not count as done.
+VERSIONS = {
+    "phantom": 2,
+    "datasets": 2,
+    "extraction": 2,
+    "agreement": 1,
+    "open_weights": 2,
+    "budget": 2,
+    "pretraining": 2,
+    "probing": 2,
+    "analysis": 2,
+    "pictures": 1,
+    "similarity": 1,
+}
+WITH_NETWORKS = ("open_weights", "pretraining", "probing", "similarity")
 
 
 @dataclass(frozen=True)
@@ -46,13 +61,18 @@ class Design:
         """A path in the experiment file starts at the file's folder."""
         return (self.folder / Path(path).expanduser()).resolve()
 
+    def _step(self, *, name: str, **fields: Any) -> Step:
+        stage = name.split("/")[0]
+        num_threads = self.settings.num_threads if stage in WITH_NETWORKS else 1
+        return Step(name=name, version=VERSIONS[stage], num_threads=num_threads, **fields)
+
     # --- data -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def archives(self) -> dict[str, Step]:
         """Phantom hospitals, by dataset."""
         return {
-            name: Step(
+            name: self._step(
                 name=f"phantom/{name}",
                 function=f"{STEPS}:make_phantom",
                 config={
@@ -77,7 +97,7 @@ class Design:
         dataset = self.settings.datasets[name]
         source = dataset.source
         if isinstance(source, DatasetSource):
-            return Step(
+            return self._step(
                 name=f"datasets/{name}",
                 function=f"{STEPS}:link_dataset",
                 config={"kind": "dataset"},
@@ -105,7 +125,7 @@ class Design:
         elif isinstance(source, ImagesSource):
             config |= {"kind": "images", **source.settings}
             external["source"] = self.resolve(source.folder)
-        return Step(
+        return self._step(
             name=f"datasets/{name}",
             function=f"{STEPS}:ingest_dataset",
             config=config,
@@ -120,7 +140,7 @@ class Design:
     def labels(self) -> dict[str, Step]:
         """Label tables by dataset: extracted from reports, or the dataset's own."""
         return {
-            name: Step(
+            name: self._step(
                 name=f"extraction/{name}",
                 function=f"{STEPS}:extract_labels",
                 config={"engine": "rules"},
@@ -144,7 +164,7 @@ class Design:
 
     def _open_weights(self, name: str, weights: OpenWeights) -> Step:
         if weights.load is not None:
-            return Step(
+            return self._step(
                 name=f"open_weights/{name}",
                 function=f"{STEPS}:import_open_weights",
                 config={"model": weights.load, "image_size_px": weights.image_size_px},
@@ -153,7 +173,7 @@ class Design:
                 description=f"import {weights.load} weights",
             )
         dataset = str(weights.pretrain_on)
-        return Step(
+        return self._step(
             name=f"open_weights/{name}",
             function=f"{STEPS}:pretrain_open_weights",
             config={
@@ -185,7 +205,7 @@ class Design:
         for name, arm in self.settings.arms.items():
             reference = self.settings.budget.reference or name
             reference_arm = self.settings.arms[reference]
-            steps[name] = Step(
+            steps[name] = self._step(
                 name=f"budget/{name}",
                 function=f"{STEPS}:measure_cost",
                 config={
@@ -201,7 +221,7 @@ class Design:
     def _continue(self, name: str, arm: Arm, size: int, replicate: int) -> Step:
         dataset = self.settings.pretraining_dataset
         budget = self.settings.budget
-        return Step(
+        return self._step(
             name=f"pretraining/{name}/n={size}/replicate={replicate}",
             function=f"{STEPS}:continue_pretraining",
             config={
@@ -235,7 +255,7 @@ class Design:
             for evaluation in chosen.values():
                 probe = merge(probe, evaluation.probe)
             plans.append({"dataset": dataset, "task_sets": {k: v.tasks for k, v in chosen.items()}, "probe": probe})
-        return Step(
+        return self._step(
             name=name,
             function=f"{STEPS}:probe_encoder",
             config={
@@ -281,7 +301,7 @@ class Design:
         inputs = {run.probe.name: run.probe for run in self.runs}
         for name in dict.fromkeys(evaluation.dataset for evaluation in self.settings.evaluations.values()):
             inputs[f"dataset:{name}"] = self.datasets[name]
-        return Step(
+        return self._step(
             name="analysis",
             function=f"{STEPS}:analyse",
             config={
@@ -298,7 +318,7 @@ class Design:
     def agreement(self) -> dict[str, Step]:
         """Extracted labels against the labels that came with a dataset, where both exist."""
         return {
-            name: Step(
+            name: self._step(
                 name=f"agreement/{name}",
                 function=f"{STEPS}:measure_agreement",
                 config={},
@@ -314,7 +334,7 @@ class Design:
     def pictures(self) -> list[Step]:
         """Contact sheets of the datasets, and similarity maps of open weights and the largest subsets."""
         steps = [
-            Step(
+            self._step(
                 name=f"pictures/{name}",
                 function=f"{STEPS}:draw_contact_sheet",
                 config={"num_images": 12, "seed": self.settings.seed, "title": f"Dataset {name}"},
@@ -330,7 +350,7 @@ class Design:
             if dataset in self.archives:
                 inputs["archive:"] = self.archives[dataset]
             steps.append(
-                Step(
+                self._step(
                     name="similarity",
                     function=f"{STEPS}:draw_similarity",
                     config={

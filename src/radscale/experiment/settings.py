@@ -187,6 +187,9 @@ class Experiment(Strict):
     title: str
     description: str = ""
     seed: int = 0
+    num_threads: Positive = 1
+    """CPU threads of a step that trains, probes or draws with a network. They decide the last bits of its result (sums are
+    split among them), so they are a setting and do not follow the machine or --workers."""
     image_size_px: Annotated[int, Field(ge=16, le=2048)] = 518
     pretraining_dataset: Name
     datasets: Annotated[dict[Name, DatasetSettings], Field(min_length=1)]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,24 @@ def test_what_is_stale_says_why_in_words(store: ArtifactStore, display: Recorder
 )
 def test_a_full_disk_is_known_in_every_wording(error: Exception) -> None:
     assert describe_error(error).startswith("no space left on the disk")
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_threads_come_from_the_step_and_not_from_the_machine(
+    store: ArtifactStore, display: Recorder, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    step = replace(make_step("one", "count_threads"), num_threads=2)
+    assert run_steps([step], store, display=display, num_workers=num_workers).ok
+    record = store.record(step)
+    assert record is not None
+    assert record.result == {"torch": 2}
+    assert record.identity["num_threads"] == 2
+
+
+def test_other_threads_or_another_version_make_an_output_stale(store: ArtifactStore, display: Recorder) -> None:
+    step = make_step("one", text="x")
+    run_steps([step], store, display=display)
+    assert store.state(replace(step, num_threads=2)).changes == ("num_threads: 1 -> 2",)
+    assert store.state(replace(step, version=2)).changes == ("made by another version of the step",)
+    assert store.state(step).status == "done"
