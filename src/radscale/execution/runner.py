@@ -1,6 +1,6 @@
 """Run steps in dependency order on this machine, each in a process of its own, and survive whatever happens to them.
 
-A step that fails does not stop the others: what depends on it is skipped and said. Two runs at once share the work: each
+A step that fails does not stop the others: what cannot do without it is skipped and said. Two runs at once share the work: each
 waits for a step that the other is working on, and takes its output. A process of its own returns its
 memory, may be killed without harm, and starts in milliseconds because it is forked from a server that has already
 imported torch.
@@ -146,13 +146,16 @@ def _finish(step: Step, outcome: Outcome, reason: str, seconds: float, summary: 
 def _start_ready(waiting: list[Step], summary: RunSummary, pool: "_Pool", rebuild: bool) -> list[Step]:
     still_waiting = []
     for step in waiting:
-        upstream = [summary.outcomes.get(item.name) for item in step.inputs.values()]
-        blocked = [item.name for item in step.inputs.values() if summary.outcomes.get(item.name) in ("failed", "skipped")]
-        if blocked:
-            _finish(step, "skipped", f"needs {blocked[0]}", 0.0, summary, pool.display)
-        elif not (all(outcome in ("done", "kept") for outcome in upstream) and pool.has_room(step)):
+        outcomes = {name: summary.outcomes.get(upstream.name) for name, upstream in step.inputs.items()}
+        lacking = {name for name, outcome in outcomes.items() if outcome in ("failed", "skipped")}
+        blocking = lacking - step.optional or (lacking if lacking and lacking >= step.optional else set())
+        if blocking:
+            cause = step.inputs[min(blocking)].name
+            _finish(step, "skipped", f"needs {cause}", 0.0, summary, pool.display)
+        elif None in outcomes.values() or not pool.has_room(step):
             still_waiting.append(step)
         else:
+            step = step.without(lacking) if lacking else step
             # Another run may have been here since this one began.
             state = pool.store.state(step)
             if state.status == "running":
