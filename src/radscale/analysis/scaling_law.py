@@ -30,10 +30,10 @@ from radscale.errors import InputError
 
 LARGEST_SIZE = 1e15
 """Beyond this many samples a target counts as not reachable."""
-CAUTION = 0.5
+CAUTION = 1 / 3
 """Power of the weights in intervals: which form is right is itself known from a few held-out sizes only. With the weights as
-they are, 95 % intervals of `auto` at ten times the largest size covered 88 to 94 % of simulated truths, with their square roots
-92 to 96 % (the paper's design of 11 encoders at 5 sizes)."""
+they are, 95 % intervals of `auto` at ten times the largest size covered down to 88 % of simulated truths, with their cube roots
+92 to 97 % at all sizes (the paper's design of 11 encoders at 5 sizes; docs/experiment_log.md)."""
 LEAST_WEIGHT = 0.01
 """Of a form that takes part in intervals."""
 
