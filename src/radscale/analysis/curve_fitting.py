@@ -14,7 +14,8 @@ from radscale.analysis.scaling_forms import Bounds, Form, Link
 
 Functional = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """theta (S, p) -> values (S, m) and gradient (S, m, p) of m quantities, in units of the score."""
-NUM_STARTS = 10
+NUM_STARTS = 30
+"""With 10, BNSL on ten points (NMT, decoder only) ended 37 % above the least sum of squares."""
 TINY = 1e-300
 
 
