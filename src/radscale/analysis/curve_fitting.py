@@ -15,7 +15,8 @@ from radscale.analysis.scaling_forms import Bounds, Form, Link
 Functional = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
 """Quantities of a curve, in units of the score: theta (S, p) and None -> all m of them, (S, m), and their gradient (S, m, p);
 theta and (S,) indices -> one of them for each theta, (S, 1) and (S, 1, p)."""
-NUM_STARTS = 10
+NUM_STARTS = 30
+"""With 10, BNSL on ten points (NMT, decoder only) ended 37 % above the least sum of squares."""
 TINY = 1e-300
 
 
