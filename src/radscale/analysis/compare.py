@@ -1,8 +1,7 @@
-"""Tables in, statistics out: what `compare`, `stratify` and `fit` do with files that anybody may have made."""
+"""Tables in, statistics out: what `compare` and `stratify` do with files that anybody may have made."""
 
-import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from radscale.analysis.bootstrap import METRICS, ArmReplicates, Difference, TaskScores, bold_arms, bootstrap_arms
-from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
-from radscale.analysis.score_table import open_scores, read_table
+from radscale.analysis.score_table import ScoreTable, open_scores, read_table
 from radscale.analysis.significance import delong, permutation_test, wilcoxon_over_tasks
 from radscale.analysis.stratification import StratumScore, age_group, stratify
 from radscale.analysis.text_tables import Column, TextTable, p_value, plain, points, share, signed_points, yes_no
@@ -40,6 +38,8 @@ class CompareSettings:
     tasks: Sequence[str] | None = None
     """None: all that the arms share."""
     num_workers: int | None = None
+    progress: Callable[[int, int, str], None] | None = None
+    """Called with (done, all, what)."""
 
     def __post_init__(self) -> None:
         for what, given, known in (("metric", [self.metric], METRICS), ("check", self.checks, CHECKS)):
@@ -54,8 +54,12 @@ class _Facts:
 
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def watch(self, tasks: Iterator[TaskScores], settings: CompareSettings, arms: Sequence[str]) -> Iterator[TaskScores]:
+    def watch(
+        self, tasks: Iterator[TaskScores], settings: CompareSettings, arms: Sequence[str], num_tasks: int
+    ) -> Iterator[TaskScores]:
         for task in tasks:
+            if settings.progress is not None:
+                settings.progress(len(self.rows), num_tasks, task.task)
             targets = np.asarray(task.targets)
             row: dict[str, Any] = {"num_samples": targets.size, "num_positives": int(targets.sum())}
             groups = task.patient_keys if settings.by_patient else None
@@ -81,7 +85,7 @@ def _replicates(
         raise InputError(f"one arm, {names[0]}; two different ones are needed, the table has {', '.join(table.arms)}")
     facts = _Facts()
     found = bootstrap_arms(
-        facts.watch(table.task_scores(names, settings.tasks), settings, names),
+        facts.watch(table.task_scores(names, settings.tasks), settings, names, len(settings.tasks or table.tasks)),
         num_replicates=settings.num_replicates,
         seed=settings.seed,
         by_patient=settings.by_patient,
@@ -292,6 +296,7 @@ def stratify_table(
             seed=settings.seed,
             by_patient=settings.by_patient,
             num_workers=settings.num_workers,
+            progress=settings.progress,
         )
         rows += [_stratum_row(variable, score) for score in scores]
     if any(row["small"] for row in rows):
@@ -337,27 +342,16 @@ def stratify_table(
     return TextTable("Subgroups, scores in points", shown, rows, csv_columns, notes=notes)
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """Facts of samples from a manifest or a CSV."""
+def open_metadata(path: Path) -> ScoreTable:
+    """A table with `sample_id` and facts of samples.
 
-    name: str
-    columns: list[str]
-    path: Path
-
-    def sample_columns(self, names: Sequence[str]) -> tuple[np.ndarray, dict[str, list[object]]]:
-        """As `ScoreTable.sample_columns`."""
-        from radscale.analysis.score_table import ScoreTable
-
-        return ScoreTable(self.name, (read_table(self.path),), long=False).sample_columns(names)
-
-
-def open_metadata(path: Path) -> Metadata:
-    """A table with `sample_id` and facts of samples."""
-    names = read_table(path).schema.names
-    if "sample_id" not in names:
-        raise InputError(f"{path.name}: no column 'sample_id'; found {', '.join(names[:20])}")
-    return Metadata(path.name, names, path)
+    Raises:
+        InputError: no such file, not a table, no `sample_id`.
+    """
+    source = read_table(path)
+    if "sample_id" not in source.schema.names:
+        raise InputError(f"{path.name}: no column 'sample_id'; found {', '.join(source.schema.names[:20])}")
+    return ScoreTable(path.name, (source,), long=False)
 
 
 def _column_of(variable: str, columns: Sequence[str], name: str) -> str:
@@ -404,37 +398,4 @@ def _stratum_row(variable: str, score: StratumScore) -> dict[str, Any]:
         **_difference_columns(score.to_rest, "to_rest_"),
         "small": score.small,
         "remark": remark,
-    }
-
-
-def fit_arms(results: Path, *, form: str = "power", score: str = "score") -> dict[str, ScalingLawFit]:
-    """One scaling law per arm from a CSV with `subset_size`, a score, and optionally `arm` and `replicate`.
-
-    Rows of one arm, size and replicate are seeds of one encoder. Open weights (size 0) are left out.
-
-    Raises:
-        InputError: no such file, missing columns, a value that is not a number.
-    """
-    try:
-        with results.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{results}: no such file; give a CSV with subset_size and {score}") from None
-    found = list(rows[0]) if rows else []
-    for column in ("subset_size", score):
-        if column not in found:
-            raise InputError(f"{results.name}: no column '{column}'; found {', '.join(found) or 'no rows'} (see --score)")
-    arms: dict[str, list[tuple[float, float, str]]] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            size, value = float(row["subset_size"]), float(row[score])
-        except ValueError:
-            raise InputError(f"{results.name}, line {number}: subset_size and {score} must be numbers") from None
-        if size > 0:
-            arms.setdefault(row.get("arm") or "all", []).append((size, value, row.get("replicate") or str(number)))
-    if not arms:
-        raise InputError(f"{results.name}: no row with a subset_size above 0")
-    return {
-        arm: fit_scaling_law([s for s, _, _ in points], [v for _, v, _ in points], form, [g for _, _, g in points])
-        for arm, points in arms.items()
     }

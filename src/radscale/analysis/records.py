@@ -42,7 +42,10 @@ def read_predictions(paths: str | Path | Sequence[str | Path]) -> pa.Table:
 
 def _read_one(path: Path) -> pa.Table:
     try:
-        table = pa.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+        # Ids are text: 007 is not 7.
+        text = {field.name: field.type for field in PREDICTION_SCHEMA if pa.types.is_string(field.type)}
+        options = pa.csv.ConvertOptions(column_types=text)
+        table = pa.csv.read_csv(path, convert_options=options) if path.suffix == ".csv" else pq.read_table(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such prediction table; correct the path") from None
     except pa.ArrowInvalid as error:

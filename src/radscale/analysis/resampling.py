@@ -83,8 +83,7 @@ def _settle_sum(counts, first, stop, lane_keys, salt):  # type: ignore[no-untype
             cell = first + np.int64((random >> _11) * 2.0**-53 * num_cells)
             count = counts[cell, r]
             if surplus > 0:
-                # A ball at random is in a cell with probability in proportion to its count, which is at most 13 here. The low
-                # bits do not take part in choosing the cell.
+                # A ball at random is in a cell with probability in proportion to its count, which is at most 13 here.
                 state += GOLDEN
                 if count > np.uint8(_mix(state) >> _60):
                     counts[cell, r] = count - 1

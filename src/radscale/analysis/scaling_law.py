@@ -100,9 +100,15 @@ class ScalingLawFit:
 
     @property
     def indistinguishable(self) -> tuple[str, ...]:
-        """Forms whose AICc is within 2 of the best: these data cannot tell them apart."""
+        """Forms whose AICc is within 2 of the best: these data cannot tell them apart.
+
+        `constant` is not among them where the trend is significant: AICc's correction for a handful of encoders punishes a
+        second parameter more than that.
+        """
         best = min((report.aicc for report in self.forms), default=np.inf)
-        return tuple(report.form for report in self.forms if report.aicc <= best + 2)
+        trend = _trend(self.points.sizes, self.points.scores)[1] < 0.05
+        close = (report.form for report in self.forms if report.aicc <= best + 2)
+        return tuple(form for form in close if not (trend and form == "constant"))
 
     @property
     def _cautious(self) -> list[tuple[FormFit, float]]:
@@ -197,7 +203,7 @@ class ScalingLawFit:
             return f"{shares}: by AICc alone, as too few sizes are left to hold any out"
         error = by_form[self.main_form].extrapolation_error
         return (
-            f"{shares}: weighed by their errors when the largest sizes are held out ({num_origins} times; "
+            f"{shares}: weighed by their errors when the largest sizes are held out ({num_origins} x; "
             f"{self.main_form}: {error:.2g} {by_form[self.main_form].error_unit}) and by AICc"
         )
 

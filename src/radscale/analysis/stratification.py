@@ -1,7 +1,7 @@
 """Subgroups (paper, A.9): the same scores within strata, with what is needed to tell a gap in skill from one in prevalence."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class StratumScore:
     num_patients: int | None
     """None: patients are not known."""
     num_positives: int
-    """Summed over the tasks that count."""
+    """Summed over the tasks that count, or over all if none does."""
     num_tasks: int
     left_out: dict[str, str]
     """{task: reason} of tasks without both classes here."""
@@ -78,6 +78,7 @@ def stratify(
     by_patient: bool = False,
     level: float = 0.95,
     num_workers: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> list[StratumScore]:
     """Scores of every arm in every stratum, each stratum in turn.
 
@@ -91,6 +92,7 @@ def stratify(
         by_patient: draw whole patients.
         level: of the intervals.
         num_workers: threads; the numbers do not depend on it.
+        progress: called with (strata done, all, what).
 
     Raises:
         InputError: an unknown reference, lengths that differ, fewer than two strata.
@@ -112,14 +114,16 @@ def stratify(
             chosen, num_replicates=num_replicates, seed=seed, by_patient=by_patient, level=level, num_workers=num_workers
         )
 
-    for stratum in found:
+    for index, stratum in enumerate(found):
+        if progress is not None:
+            progress(index, len(found), stratum or UNKNOWN)
         inside = [_part(task, names == stratum) for task, names in zip(tasks, strata, strict=True)]
         usable = [part for part in inside if _reason(part) is None]
         facts: dict[str, Any] = {
             "stratum": stratum or UNKNOWN,
             "num_samples": max(np.size(part.targets) for part in inside),
             "num_patients": _num_patients(inside),
-            "num_positives": sum(int(np.sum(part.targets)) for part in usable),
+            "num_positives": sum(int(np.sum(part.targets)) for part in usable or inside),
             "num_tasks": len(usable),
             "left_out": {part.task: reason for part in inside if (reason := _reason(part)) is not None},
         }

@@ -189,6 +189,8 @@ def test_bad_tables_are_one_line_and_exit_code_2(case: str, tmp_path: Path, caps
     [
         (["compare", "nowhere.csv", "--a", "x", "--b", "y"], "no such file"),
         (["compare", "{wide}", "--a", "model_a"], "name two arms"),
+        (["compare", "{wide}", "--a", "model_a", "--b", "open", "--arm", "model_b"], "--arm chooses among --all"),
+        (["compare", "{wide}", "--all", "--arm", "open"], "one arm, open; two different ones are needed"),
         (["compare", "{wide}", "--a", "model_a", "--b", "model_a"], "two different ones are needed"),
         (["compare", "{wide}", "--a", "model_a", "--b", "sex"], "holds an id or a fact"),
         (["compare", "{wide}", "--a", "model_a", "--b", "open", "--metric", "f1"], "choose among auprc, auroc"),
@@ -216,3 +218,16 @@ def test_patients_are_needed_for_by_patient(tmp_path: Path, capsys: pytest.Captu
 def test_too_few_replicates_for_holm_are_said(wide: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compare", wide, "--a", "model_a", "--b", "open", "--replicates", "50") == 0
     assert "draw 79 or more" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_readmes_example_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    example = next(block for block in readme.split("```") if block.startswith("\nsample_id,patient_id,task"))
+    path = tmp_path / "scores.csv"
+    path.write_text(example.lstrip())
+    for line in readme.splitlines():
+        if line.startswith(("radscale compare scores.csv", "radscale stratify scores.csv")):
+            arguments = line.partition("#")[0].split()[1:]
+            assert run(*(str(tmp_path / a) if a.partition(".")[2] in ("csv", "tex") else a for a in arguments)) == 0
+    assert (tmp_path / "table.tex").exists()
+    assert (tmp_path / "subgroups.csv").exists()
