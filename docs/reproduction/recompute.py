@@ -7,7 +7,7 @@ Inputs are the CSV files beside this file and the design of section 5; nothing e
 import argparse
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -41,6 +41,8 @@ DESIGN = {30_000: 3, 50_000: 3, 100_000: 3, 1_000_000: 1, 3_500_000: 1}
 LARGEST = 3_500_000
 NUM_SEEDS = 3
 NUM_STUDIES = 300
+NUM_COVERAGE = 100
+"""Studies per row of the section on coverage; one `auto` fit with its limits takes half a second."""
 TRUTHS = ("printed", "through Table 2", "saturating")
 ENCODER_STD = (0.0, 0.001, 0.002, 0.005)
 """Of the mean AUPRC between encoders of one size. The paper does not print it; these are assumptions."""
@@ -162,9 +164,11 @@ def simulate(
     return np.array(sizes), np.array(scores), encoders
 
 
-def fit_study(rng: np.random.Generator, curve: Callable[[float], float], encoder_std: float) -> ScalingLawFit:
+def fit_study(
+    rng: np.random.Generator, curve: Callable[[float], float], encoder_std: float, form: str = "power"
+) -> ScalingLawFit:
     sizes, scores, encoders = simulate(rng, curve, encoder_std)
-    return fit_scaling_law(sizes, scores, form="power", groups=encoders)
+    return fit_scaling_law(sizes, scores, form=form, groups=encoders)
 
 
 @cache
@@ -273,6 +277,28 @@ def residuals() -> Iterator[str]:
     )
 
 
+def printed_ratio() -> Iterator[str]:
+    """MI2's exponent by RAD-DINO's, before any noise."""
+    boxes = [rounding_box(model) for model in ("MI2 reports", "RAD-DINO")]
+    by_rounding = [a[1] / b[1] for a, b in product(*boxes)]
+    through = [law_through_table(model)[1] for model in ("MI2 reports", "RAD-DINO")]
+    scores = [average(2, model) / 100 for model in ("MI2 reports", "RAD-DINO")]
+    corners = [[np.log(score / alpha) for alpha, _ in box] for score, box in zip(scores, boxes, strict=True)]
+    by_alpha = [a / b for a, b in product(*corners)]
+    k = [printed_law(model)[1] for model in ("MI2 reports", "RAD-DINO")]
+    rows = [
+        ["as printed", f"{k[0]:.3f}", f"{k[1]:.3f}", f"{k[0] / k[1]:.1f}", f"{min(by_rounding):.1f} to {max(by_rounding):.1f}"],
+        [
+            "printed alpha, through Table 2 at 3.5 million",
+            f"{through[0]:.4f}",
+            f"{through[1]:.4f}",
+            f"{through[0] / through[1]:.1f}",
+            f"{min(by_alpha):.1f} to {max(by_alpha):.1f}",
+        ],
+    ]
+    yield from table("curves | k, MI2 | k, RAD-DINO | ratio | within rounding", rows)
+
+
 def exponents() -> Iterator[str]:
     rows = []
     for truth in ("printed", "through Table 2"):
@@ -309,6 +335,27 @@ def forms() -> Iterator[str]:
         shares = (f"{100 * np.mean([name in among for among in told]):.0f} %" for name in names)
         rows.append(["power law" if truth == "printed" else truth, f"{100 * std:.1f}", *shares])
     yield from table("truth | sd between encoders, points | " + " | ".join(f"`{name}`" for name in names), rows)
+
+
+def coverage() -> Iterator[str]:
+    """How often the limits hold the truth at ten times the largest size, and its size at the score of 10 million."""
+    rows = []
+    for form, truth, std in product(("power", "auto"), ("printed", "saturating"), ENCODER_STD[1:]):
+        rng = np.random.default_rng([round(1e4 * std), truth == "printed"])
+        curve = true_curve("MI2 reports", truth)
+        fits = [fit_study(rng, curve, std, form) for _ in range(NUM_COVERAGE)]
+        limits = [fit.interval(10 * LARGEST) for fit in fits]
+        needed = [fit.samples_needed(curve(1e7))[1:] for fit in fits]
+        held = np.mean([low[0] <= curve(10 * LARGEST) <= high[0] for low, high in limits])
+        held_size = np.mean([low <= 1e7 <= high for low, high in needed])
+        width = 100 * np.median([high[0] - low[0] for low, high in limits])
+        name = "power law" if truth == "printed" else truth
+        rows.append([f"`{form}`", name, f"{100 * std:.1f}", f"{100 * held:.0f} %", f"{width:.1f}", f"{100 * held_size:.0f} %"])
+    yield from table(
+        "fit | truth | sd between encoders, points | 95 % limits at 35 million that hold the truth | median width, points | "
+        "limits of the samples needed that do",
+        rows,
+    )
 
 
 def form_gap() -> Iterator[str]:
@@ -457,22 +504,26 @@ def class_shares() -> Iterator[str]:
 
 def arithmetic() -> Iterator[str]:
     """Counts of section 4 and 5 against each other."""
-    images, frontal, pretraining = 4.0e6, 0.62, 3.5e6
+    frontal, pretraining = 0.62, 3.5e6
     find_test, find_train = 0.25 * 2.0e6, 0.75 * 2.0e6
-    unseen = images - pretraining
-    rows = [
-        ["training split, 80 % of 4 million images", f"{0.8 * images / 1e6:.1f} million", "3.5 million are pretrained on"],
-        [
-            "frontal images in the 10 % test split",
-            f"{0.1 * images * frontal / 1e3:.0f}k",
-            f"{find_test / 1e3:.0f}k test images of findings (25 % of 2 million)",
-        ],
-        [
-            "images that no 3.5-million subset holds",
-            f"{unseen / 1e3:.0f}k, about {unseen * frontal / 1e3:.0f}k of them frontal",
-            f"about {(find_test - unseen * frontal) / 1e3:.0f}k test images, or more, were in pretraining",
-        ],
-    ]
+    rows = []
+    for images in (4.0e6, pretraining / 0.8):
+        total = f"of {images / 1e6:.3g} million images"
+        unseen = (images - pretraining) * frontal
+        seen = max(find_test - unseen, 0.0)
+        rows += [
+            [f"80 % {total}: training", f"{0.8 * images / 1e6:.1f} million", "3.5 million pretrained on"],
+            [
+                f"10 % {total}: frontal test images",
+                f"{0.1 * images * frontal / 1e3:.0f}k",
+                f"{find_test / 1e3:.0f}k tested on findings",
+            ],
+            [
+                f"{total}: frontal, not pretrained on",
+                f"{unseen / 1e3:.0f}k",
+                f"{find_test / 1e3:.0f}k tested: at least {seen / 1e3:.0f}k pretrained on",
+            ],
+        ]
     for name in ("Adenopathy", "Enlarged Pulmonary Artery", "Bronchial Wall Thickening"):
         share = float(next(row["prevalence_percent"] for row in read_rows("tasks.csv") if row["name"] == name))
         count = f"{find_train * share / 100 / 1e3:.1f}k"
@@ -489,9 +540,11 @@ SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
     "arithmetic": arithmetic,
     "curve_points": curve_points,
     "residuals": residuals,
+    "printed_ratio": printed_ratio,
     "exponents": exponents,
     "forms": forms,
     "form_gap": form_gap,
+    "coverage": coverage,
     "needed": needed,
     "price_of_a_point": price_of_a_point,
     "beats_open_weights": beats_open_weights,
@@ -502,11 +555,15 @@ SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
 }
 
 
-def filled(page: str) -> str:
-    """The page with each block between its two marks computed anew."""
-    for name, section in SECTIONS.items():
+SLOW = ("coverage",)
+"""Minutes instead of seconds."""
+
+
+def filled(page: str, sections: Iterable[str]) -> str:
+    """The page with these blocks, each between its two marks, computed anew."""
+    for name in sections:
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
-        block = "\n".join([start, "", *section(), "", end])
+        block = "\n".join([start, "", *SECTIONS[name](), "", end])
         page, count = re.subn(f"{re.escape(start)}.*?{re.escape(end)}", lambda _, block=block: block, page, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"{PAGE.name}: the marks of '{name}' stand there {count} times; they must stand there once")
@@ -521,11 +578,12 @@ def main() -> None:
     unknown = sorted(set(options.sections) - set(SECTIONS))
     if unknown:
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    sections = options.sections or list(SECTIONS)
     if options.write:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), sections), encoding="utf-8")
         return
-    for name in options.sections or SECTIONS:
-        print(f"## {name}\n", *SECTIONS[name](), "", sep="\n")
+    for name in sections:
+        print(f"## {name}\n", *SECTIONS[name](), "", sep="\n", flush=True)
 
 
 if __name__ == "__main__":
