@@ -555,8 +555,8 @@ SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
 }
 
 
-SLOW = ("coverage",)
-"""Minutes instead of seconds."""
+SLOW = ("coverage", "forms")
+"""Many fits of many forms: minutes and tens of seconds."""
 
 
 def filled(page: str, sections: Iterable[str]) -> str:
