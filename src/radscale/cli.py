@@ -113,9 +113,10 @@ def run(
         for name in summary.names("failed"):
             console.print(f"[red]failed[/] {name}: {escape(summary.reasons[name])}", highlight=False, soft_wrap=True)
         console.print(f"{len(summary.names('skipped'))} steps were skipped because of that", highlight=False)
-        raise typer.Exit(1)
-    if only is None:
+    if only is None and summary.outcomes["analysis"] in ("done", "kept"):
         console.print(f"report: {study.report()}", highlight=False, soft_wrap=True)
+    if not summary.ok:
+        raise typer.Exit(1)
 
 
 def _print_times(study: Any, wall_seconds: float) -> None:
@@ -139,7 +140,14 @@ def status(experiment: ExperimentArgument, out: OutOption = None, overrides: Set
     table = Table(title=f"{study.settings.name} in {study.store.root}")
     for column in ("step", "status", "why"):
         table.add_column(column, overflow="fold")
-    colours = {"done": "green", "running": "cyan", "failed": "bold red", "stale": "yellow", "interrupted": "yellow"}
+    colours = {
+        "done": "green",
+        "running": "cyan",
+        "failed": "bold red",
+        "stale": "yellow",
+        "interrupted": "yellow",
+        "incomplete": "yellow",
+    }
     for name, state in states.items():
         reason = "; ".join(filter(None, [state.reason, *state.changes[:4], describe_progress(state.progress)]))
         colour = colours.get(state.status, "dim")

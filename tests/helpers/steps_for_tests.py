@@ -55,3 +55,9 @@ def count_up(config: dict[str, Any], inputs: dict[str, Path], out: Path, context
         time.sleep(0.02)
     (out / "text.txt").write_text(place.read_text())
     return {"started_at": start}
+
+
+def count_threads(config: dict[str, Any], inputs: dict[str, Path], out: Path, context: StepContext) -> dict[str, Any]:
+    import torch
+
+    return {"torch": torch.get_num_threads()}

@@ -1,10 +1,11 @@
-"""The whole study at its smallest, through the command line: straight, and killed at random moments."""
+"""The whole study at its smallest, through the command line: straight, and killed in every stage."""
 
 import csv
 import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,21 +29,24 @@ COMPARED = (
     "extraction",
     "agreement",
     "open_weights",
+    "budget",
     "pretraining",
     "probing",
     "analysis",
+    "pictures",
     "similarity",
 )
+KILLED_IN = ("phantom", "datasets", "open_weights", "pretraining", "probing", "analysis")
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, threads: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*RADSCALE, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
 
 
@@ -85,30 +89,89 @@ def test_the_report_is_one_file_without_any_outside_reference(study: Path) -> No
         assert name.suffix in (".svg", ".pdf", ".png"), name
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(study: Path, tmp_path: Path) -> None:
+def test_the_number_of_workers_and_the_threads_of_the_machine_decide_nothing(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("run", "smoke", "--out", out, "--workers", "1", threads=2)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output[-3000:]
+    assert different(study, out) == []
+
+
+def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(study: Path, tmp_path: Path) -> None:
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     moments = random.Random(seed)
-    kills = 0
-    for _ in range(40):
+    for stage in KILLED_IN:
         process = start("run", "smoke", "--out", out)
-        try:
-            process.communicate(timeout=moments.uniform(3, 14) if kills < 5 else 500)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            continue
-        if process.returncode == 0:
-            break
-        # Worker processes of a killed run finish their step before they notice; the run says that they are busy.
-        time.sleep(2)
-    else:
-        pytest.fail(f"the run never ended (seed {seed})")
-    assert kills >= 3, f"too fast to be killed (seed {seed})"
-    expected, actual = digests(study), digests(out)
-    assert expected.keys() == actual.keys(), f"seed {seed}"
-    different = [name for name in expected if expected[name] != actual[name]]
-    assert different == [], f"seed {seed}, {kills} kills"
+        wait_for_step(process, out, stage)
+        time.sleep(moments.uniform(0, 0.7))
+        assert process.poll() is None, f"too fast to be killed in {stage} (seed {seed})"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    code, output = radscale("run", "smoke", "--out", out)
+    assert code == 0, f"seed {seed}: {output[-3000:]}"
+    assert different(study, out) == [], f"seed {seed}"
+
+
+def test_a_killed_worker_fails_its_step_only_and_the_next_run_ends_with_the_same_bytes(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start("run", "smoke", "--out", out)
+    wait_for_step(process, out, "pretraining")
+    workers = workers_of(process.pid)
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 1
+    assert "its process was ended by SIGKILL" in output
+    code, output = radscale("run", "smoke", "--out", out)
+    assert code == 0, output[-3000:]
+    assert different(study, out) == []
+
+
+def test_a_report_killed_while_it_is_written_leaves_the_old_one_whole(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(study, out, symlinks=True)
+    assert radscale("report", "smoke", "--out", out)[0] == 0
+    before = contents(out / "report")
+    for delay in (0.0, 0.5, 1.0, 2.0):
+        process = start("report", "smoke", "--out", out)
+        deadline = time.monotonic() + 60
+        while not list(out.glob(".report-*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert contents(out / "report") == before
+    assert radscale("report", "smoke", "--out", out)[0] == 0
+    assert contents(out / "report") == before
+    assert list(out.glob(".report-*")) == []
+
+
+def different(expected: Path, actual: Path) -> list[str]:
+    """Results that only one of two studies has, or that differ in a byte."""
+    one, other = digests(expected), digests(actual)
+    assert len(one) > 100
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, stage: str) -> None:
+    """Until a step of the stage is at work."""
+    deadline = time.monotonic() + 120
+    while not any((path / "work").exists() for path in (out / ".partial").glob(f"{stage}*")):
+        assert process.poll() is None, f"ended before {stage}"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def workers_of(run: int) -> list[int]:
+    """Processes that the fork server of a run made."""
+    text = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in text.splitlines())}
+    return [pid for pid, parent in parents.items() if parents.get(parent) == run]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -12,62 +12,71 @@ from scipy import stats
 
 from radscale.analysis.scaling_forms import Bounds, Form, Link
 
-Functional = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""theta (S, p) -> values (S, m) and gradient (S, m, p) of m quantities, in units of the score."""
+Functional = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
+"""Quantities of a curve, in units of the score: theta (S, p) and None -> all m of them, (S, m), and their gradient (S, m, p);
+theta and (S,) indices -> one of them for each theta, (S, 1) and (S, 1, p)."""
 NUM_STARTS = 10
 TINY = 1e-300
 
 
+Batch = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""theta (S, p) and which problems they belong to (S,) -> values (S, n) and gradient (S, n, p)."""
+
+
 def levenberg_marquardt(
-    curve: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-    theta: np.ndarray,
-    z: np.ndarray,
-    weights: np.ndarray,
-    bounds: Bounds,
-    num_steps: int = 80,
+    curve: Batch, theta: np.ndarray, z: np.ndarray, weights: np.ndarray, bounds: Bounds, num_steps: int = 80
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise the weighted sum of squares of S problems at once.
+    """Minimise the weighted sums of squares of S problems at once; those that are done leave the batch.
 
     Args:
-        curve: theta (S, p) -> values (S, n) and gradient (S, n, p).
+        curve: see `Batch`.
         theta: (S, p) starting points.
-        z: (n,) or (S, n) observations.
-        weights: (n,) or (S, n), 0 for points that do not count.
+        z: (S, n) observations.
+        weights: (S, n), 0 for points that do not count.
         bounds: (p,) lowest and highest.
         num_steps: at most.
 
     Returns:
         theta (S, p) and sums of squares (S,).
     """
-    theta = np.clip(theta, *bounds)
-    identity = np.eye(theta.shape[1])
-    damping = np.full(len(theta), 1e-2)
-    values, gradient = curve(theta)
+    found = np.clip(theta, *bounds)
+    losses = np.empty(len(found))
+    identity = np.eye(found.shape[1])
+    active = np.arange(len(found))
+    theta = found
+    values, gradient = curve(theta, active)
     residual = z - values
     loss = _sum(weights, residual)
-    quiet = np.zeros(len(theta), dtype=int)
+    damping = np.full(len(found), 1e-2)
+    quiet = np.zeros(len(found), dtype=int)
     for _ in range(num_steps):
-        weighted = gradient * np.broadcast_to(weights, residual.shape)[..., None]
-        gram = np.swapaxes(weighted, 1, 2) @ gradient
-        right = (np.swapaxes(weighted, 1, 2) @ residual[..., None])[..., 0]
+        transposed = np.swapaxes(gradient * weights[active][..., None], 1, 2)
+        gram = transposed @ gradient
         diagonal = np.maximum(np.einsum("spp->sp", gram), 1e-12)
-        step = np.linalg.solve(gram + damping[:, None, None] * diagonal[:, :, None] * identity, right[..., None])[..., 0]
-        proposal = np.clip(theta + step, *bounds)
-        values, new_gradient = curve(proposal)
-        new_residual = z - values
-        new_loss = _sum(weights, new_residual)
+        damped = gram + damping[:, None, None] * diagonal[:, :, None] * identity
+        proposal = np.clip(theta + np.linalg.solve(damped, transposed @ residual[..., None])[..., 0], *bounds)
+        values, new_gradient = curve(proposal, active)
+        new_residual = z[active] - values
+        new_loss = _sum(weights[active], new_residual)
         better = new_loss < loss
-        gain = np.where(better, loss - new_loss, 0.0)
-        # Three steps in a row without a gain worth the name, or no way down at any damping: this problem is done.
-        quiet = np.where(better & (gain > 1e-9 * loss), 0, quiet + 1)
+        worth = better & (loss - new_loss > 1e-9 * loss)
+        quiet = np.where(worth, 0, quiet + 1)
         theta = np.where(better[:, None], proposal, theta)
         residual = np.where(better[:, None], new_residual, residual)
         gradient = np.where(better[:, None, None], new_gradient, gradient)
         loss = np.where(better, new_loss, loss)
         damping = np.where(better, np.maximum(damping / 5, 1e-9), np.minimum(damping * 4, 1e9))
-        if ((quiet >= 3) & better | (damping >= 1e8) | (quiet >= 14)).all():
-            break
-    return theta, loss
+        # Steps that gain nothing worth the name, or no way down at any damping.
+        done = (better & (quiet >= 3)) | (quiet >= 14) | (damping >= 1e8)
+        if done.any():
+            found[active[done]], losses[active[done]] = theta[done], loss[done]
+            active, theta, residual, gradient, loss, damping, quiet = (
+                part[~done] for part in (active, theta, residual, gradient, loss, damping, quiet)
+            )
+            if not active.size:
+                break
+    found[active], losses[active] = theta, loss
+    return found, losses
 
 
 def _sum(weights: np.ndarray, residual: np.ndarray) -> np.ndarray:
@@ -137,8 +146,8 @@ class FormFit:
         """The curve at sizes (k,), as a functional of its parameters."""
         u = np.log(sizes) - self.log_x0
 
-        def value(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            z, gradient = self.form.curve(theta, u)
+        def value(theta: np.ndarray, which: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+            z, gradient = self.form.curve(theta, u if which is None else u[which, None])
             scores = self.link.to_score(z)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 slope = np.exp(-self.link.log_slope(scores))
@@ -148,10 +157,20 @@ class FormFit:
 
         return value
 
+    def gain_between(self, before: float, after: float) -> Functional:
+        """Change of the curve between two sizes, as a functional of its parameters."""
+        score = self.score_at(np.array([before, after]))
+
+        def value(theta: np.ndarray, which: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+            values, gradient = score(theta, None)
+            return values[:, 1:] - values[:, :1], gradient[:, 1:] - gradient[:, :1]
+
+        return value
+
     def parameter(self, index: int) -> Functional:
         """A named parameter as a functional."""
 
-        def value(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def value(theta: np.ndarray, which: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
             return _with_numerical_gradient(lambda t: self.form.named(t, self.log_x0)[index], theta)
 
         return value
@@ -200,7 +219,8 @@ def fit_form(form: Form, points: Points, link: Link) -> FormFit:
     if not form.linear:
         first = _sum(counts, z - form.curve(pool, u)[0])
         starts = pool[np.argsort(first, kind="stable")[:NUM_STARTS]]
-        solutions, losses = levenberg_marquardt(lambda theta: form.curve(theta, u), starts, z, counts, bounds)
+        observed, weights = (np.broadcast_to(part, (len(starts), len(u))) for part in (z, counts))
+        solutions, losses = levenberg_marquardt(lambda theta, _: form.curve(theta, u), starts, observed, weights, bounds)
         theta = solutions[np.argmin(losses)]
     else:
         theta = pool[0]
@@ -274,7 +294,10 @@ class ProfileConfidence(Confidence):
         return _interpolate(self.values, self.roots, np.broadcast_to(values, len(self.values)))
 
     def value(self, root: float) -> np.ndarray:
-        return _interpolate(self.roots, self.values, np.full(len(self.values), root))
+        # A profile that has gone flat excludes nothing further out: twice as far again as it was looked at stands for that.
+        span = np.ptp(self.values, axis=1)
+        found = _interpolate(self.roots, self.values, np.full(len(self.values), root))
+        return np.clip(found, self.values[:, 0] - span, self.values[:, -1] + span)
 
 
 def _interpolate(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -283,7 +306,6 @@ def _interpolate(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
     rows = np.arange(len(x))
     left, right = x[rows, place - 1], x[rows, place]
     with np.errstate(over="ignore"):
-        # A flat end (a limit that the data do not exclude) is followed a very long way, not to infinity.
         share = np.clip((at - left) / np.maximum(right - left, TINY), -1e12, 1e12)
     return np.asarray(y[rows, place - 1] + share * (y[rows, place] - y[rows, place - 1]))
 
@@ -300,7 +322,7 @@ def profile(fit: FormFit, functional: Functional) -> ProfileConfidence:
     best one with that value, so its sum of squares is a point of the profile. All quantities and values run as one batch.
     """
     theta = fit.theta[None]
-    centre, gradient = (part[0] for part in functional(theta))
+    centre, gradient = (part[0] for part in functional(theta, None))
     num_quantities = len(centre)
     error = np.sqrt(np.maximum(np.einsum("mp,pq,mq->m", gradient, fit.covariance(), gradient), 0.0))
     error = np.maximum(error, 1e-9 * np.maximum(np.abs(centre), 1e-3))
@@ -311,16 +333,14 @@ def profile(fit: FormFit, functional: Functional) -> ProfileConfidence:
     # The spring is measured in the data's own variance, so that the balance is near the goal whatever the units.
     strength = np.repeat(PULL * fit.variance / error**2, len(steps))
     which = np.repeat(np.arange(num_quantities), len(steps))
-    rows = np.arange(len(goals))
 
-    def pulled(candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pulled(candidates: np.ndarray, problems: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, slopes = fit.form.curve(candidates, fit.u)
-        quantity, quantity_slope = functional(candidates)
-        quantity, quantity_slope = quantity[rows, which], quantity_slope[rows, which]
+        quantity, quantity_slope = functional(candidates, which[problems])
         bad = ~np.isfinite(quantity)
         quantity = np.where(bad, 1e150, quantity)
-        quantity_slope = np.where(bad[:, None] | ~np.isfinite(quantity_slope), 0.0, quantity_slope)
-        return np.concatenate([values, quantity[:, None]], axis=1), np.concatenate([slopes, quantity_slope[:, None]], axis=1)
+        quantity_slope = np.where(bad[..., None] | ~np.isfinite(quantity_slope), 0.0, quantity_slope)
+        return np.concatenate([values, quantity], axis=1), np.concatenate([slopes, quantity_slope], axis=1)
 
     observed = np.concatenate([np.broadcast_to(fit.z, (len(goals), len(fit.z))), goals[:, None]], axis=1)
     weights = np.concatenate([np.broadcast_to(fit.weights, (len(goals), len(fit.z))), strength[:, None]], axis=1)
@@ -328,13 +348,13 @@ def profile(fit: FormFit, functional: Functional) -> ProfileConfidence:
     # second round starts from the best that the first found for any goal.
     pool = np.concatenate([theta, fit.pool])
     for _ in range(2):
-        quantity = np.nan_to_num(functional(pool)[0][:, which], nan=1e150, posinf=1e150, neginf=-1e150)
+        quantity = np.nan_to_num(functional(pool, None)[0][:, which], nan=1e150, posinf=1e150, neginf=-1e150)
         misfit = _sum(fit.weights, fit.z - fit.form.curve(pool, fit.u)[0])
         with np.errstate(over="ignore"):
             start = pool[np.argmin(misfit[:, None] + strength * (goals - quantity) ** 2, axis=0)]
         pool, _ = levenberg_marquardt(pulled, start, observed, weights, fit.bounds, num_steps=60)
     found = pool
-    reached = functional(found)[0][rows, which].reshape(num_quantities, -1)
+    reached = functional(found, which)[0].reshape(num_quantities, -1)
     loss = _sum(fit.weights, fit.z - fit.form.curve(found, fit.u)[0]).reshape(num_quantities, -1)
     best = _sum(fit.weights, fit.z - fit.form.curve(theta, fit.u)[0])[0]
     roots = np.sign(reached - centre[:, None]) * np.sqrt(np.maximum(loss - best, 0.0) / fit.variance)

@@ -176,11 +176,13 @@ def comparison_table(fitted: Sequence[FittedCurve], level: float = 0.95) -> Text
                 continue
             crossing = crossover(first.fit, second.fit, level)
             leader = first if crossing.leader == "a" else second
+            shown = math.isfinite(crossing.size.high)
             row: dict[str, Any] = {
+                "evaluation": first.curve.evaluation,
                 "task": first.curve.task,
                 "a": first.curve.arm,
                 "b": second.curve.arm,
-                "leader": leader.curve.arm,
+                "leader": leader.curve.arm if shown else f"({leader.curve.arm}: not shown)",
             }
             row |= _needed("from_size", crossing.size)
             if first.fit.form == second.fit.form == "power":

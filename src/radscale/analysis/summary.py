@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radscale.analysis.bootstrap import TaskScores, bootstrap_arms
-from radscale.analysis.records import read_predictions
+from radscale.analysis.records import read_predictions, row_keys
 from radscale.analysis.resampling import identity_keys
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
 from radscale.analysis.stratification import UNKNOWN, strata_of, stratify
@@ -38,7 +39,7 @@ class RunScores:
     """All score vectors of one task on its test set."""
 
     targets: np.ndarray
-    sample_ids: list[str]
+    sample_ids: np.ndarray
     patient_ids: np.ndarray
     vectors: dict[tuple[str, int, int, int], np.ndarray]
     """By (arm, subset_size, replicate, seed)."""
@@ -121,27 +122,33 @@ def collect_scores(paths: Sequence[Path]) -> dict[str, RunScores]:
     """
     tasks: dict[str, RunScores] = {}
     for path in paths:
-        table = read_predictions(path)
-        columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-        keys = list(
-            zip(columns["task"], columns["arm"], columns["subset_size"], columns["replicate"], columns["seed"], strict=True)
-        )
-        places: dict[tuple[Any, ...], list[int]] = {}
-        for row, key in enumerate(keys):
-            places.setdefault(key, []).append(row)
-        for (task, arm, size, replicate, seed), rows in places.items():
-            order = np.array(rows)[np.argsort(columns["sample_id"][rows].astype(str), kind="stable")]
-            ids = columns["sample_id"][order].tolist()
-            targets, patients = columns["target"][order], columns["patient_id"][order]
+        for (task, arm, size, replicate, seed), rows in _runs(read_predictions(path)):
+            ids = rows["sample_id"].to_numpy(zero_copy_only=False)
+            targets, patients = (rows[name].to_numpy(zero_copy_only=False) for name in ("target", "patient_id"))
             known = tasks.setdefault(task, RunScores(targets, ids, patients, {}))
-            if known.sample_ids != ids or not np.array_equal(known.targets, targets):
+            if not (np.array_equal(known.sample_ids, ids) and np.array_equal(known.targets, targets)):
                 raise InputError(
                     f"{path.name}: arm '{arm}' has other test samples of task '{task}' than the arms before it; "
                     "probe all arms on one dataset with one label setting"
                 )
-            run = (str(arm), int(size), int(replicate), int(seed))
-            known.vectors[run] = columns["prediction"][order].astype(np.float64)
+            known.vectors[arm, size, replicate, seed] = rows["prediction"].to_numpy()
     return tasks
+
+
+def _runs(table: pa.Table) -> Iterator[tuple[tuple[str, str, int, int, int], pa.Table]]:
+    """The rows of each task and run, by sample id."""
+    names = ["task", "arm", "subset_size", "replicate", "seed"]
+    keys = row_keys(table, names)
+    order = np.lexsort([row_keys(table, ["sample_id"]), keys])
+    table, keys = table.take(pa.array(order)), keys[order]
+    # Of a sorted table, a run is a slice that begins where its names change.
+    changes = np.diff(keys) != 0
+    starts = [0, *(np.flatnonzero(changes) + 1).tolist()]
+    for start, stop in zip(starts, [*starts[1:], table.num_rows], strict=True):
+        if stop > start:
+            rows = table.slice(start, stop - start)
+            task, arm, size, replicate, seed = (rows[name][0].as_py() for name in names)
+            yield (task, arm, size, replicate, seed), rows
 
 
 def _results(scores: dict[str, RunScores], arms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -248,7 +248,7 @@ class _DicomSource:
         if config.reports_csv is not None and self.inputs:
             path = folder / config.reports_csv
             table = read_csv(path, config.encoding)
-            table.require(config.report_columns.values(), path.name)
+            table.require(config.report_columns.values(), path.name, "report_columns")
             self.report_rows, self.encoding = table.rows, table.encoding
 
     def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:
@@ -299,7 +299,7 @@ class _DicomSource:
         path = self.folder / self.config.labels_csv
         table = read_csv(path, self.config.encoding)
         key = self.config.report_columns["accession_number"]
-        table.require([key], path.name)
+        table.require([key], path.name, "report_columns")
         studies = {row["accession_key"]: row["study_key"] for row in rows}
         labels = []
         for row in table.rows:
@@ -361,7 +361,8 @@ class _ImageSource:
         self.config, self.folder = config, folder
         path = folder / config.table
         table = read_csv(path, config.encoding)
-        table.require([*config.columns.values(), *config.labels], path.name)
+        table.require(config.columns.values(), path.name, "columns")
+        table.require(config.labels, path.name, "labels")
         self.encoding = table.encoding
         self.inputs = image_entries(table.rows, config.columns)
         self.not_read: dict[str, int] = {}
@@ -397,10 +398,7 @@ class _ImageSource:
                     if value
                 ]
                 continue
-            sets = [
-                {slug(part) for part in (value.split("|") if kind == "multiple" else [value]) if part.strip()}
-                for value in values
-            ]
+            sets = [_values(value, kind) for value in values]
             for task in sorted(set().union(*sets)):
                 labels += [
                     _label(self.config, "sample", entry.path, task, "1" if task in tasks else "0")
@@ -434,6 +432,19 @@ def _decode_image(folder: Path, config: IngestConfig, entry: ImageEntry) -> _Dec
         "care_setting": entry.care_setting if entry.care_setting in CARE_SETTINGS else None,
     }
     return item
+
+
+def label_tasks(rows: Sequence[Mapping[str, str]], labels: Mapping[str, str]) -> list[str]:
+    """Tasks that the label columns of an image table stand for."""
+    tasks: set[str] = set()
+    for column, kind in labels.items():
+        tasks |= {column} if kind == "binary" else set().union(*(_values(row[column], kind) for row in rows))
+    return sorted(tasks)
+
+
+def _values(value: str, kind: str) -> set[str]:
+    """Tasks that a cell of a categorical or multiple column names."""
+    return {slug(part) for part in (value.split("|") if kind == "multiple" else [value]) if part.strip()}
 
 
 def slug(value: str) -> str:

@@ -19,11 +19,13 @@ class CsvTable:
     columns: list[str]
     encoding: str
 
-    def require(self, columns: Iterable[str], name: str) -> None:
-        """Raises InputError if a column is missing, with those found."""
+    def require(self, columns: Iterable[str], name: str, setting: str) -> None:
+        """Raises InputError if a column of the table `name` is missing, with those found; `setting` names the columns."""
         for column in columns:
             if column not in self.columns:
-                raise InputError(f"{name}: no column '{column}'; found {', '.join(self.columns)}")
+                raise InputError(
+                    f"{name}: no column '{column}'; found {', '.join(self.columns)}; name the right one in `{setting}`"
+                )
 
 
 def read_csv(path: Path, encoding: str | None = None) -> CsvTable:

@@ -9,9 +9,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from radscale.execution.fingerprint import describe_changes, external_identity, 
 RECORD = "record.json"
 OWNER = "experiment.json"
 
-Status = Literal["done", "stale", "running", "failed", "interrupted", "missing"]
+Status = Literal["done", "incomplete", "stale", "running", "failed", "interrupted", "missing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +32,33 @@ class Step:
     holds literals, `inputs` the upstream steps, `external` files and folders that no step made (known by content).
     `options` are handed over too but never enter the identity (paths of secrets, names for people). `version` is raised
     when the meaning of the function changes. `slots` is how many workers it occupies (0: all of them).
+
+    `num_threads` of the numerical libraries are part of the identity, because sums are split among them: were they taken
+    from the machine, its cores and its workers would decide the last bits of a result.
+
+    `optional` names inputs that it can do without: if their steps fail, it is made from the others, as long as it has one.
     """
 
     name: str
     function: str
     config: dict[str, Any]
     inputs: dict[str, "Step"] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
     external: dict[str, Path] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     version: int = 1
+    num_threads: int = 1
     slots: int = 1
-    estimated_seconds: float = 1.0
     description: str = ""
 
     @property
     def stage(self) -> str:
         """First part of the name, e.g. `pretraining`."""
         return self.name.split("/")[0]
+
+    def without(self, lacking: Collection[str]) -> "Step":
+        """This step made from fewer inputs: another identity, so that it never passes for the whole one."""
+        return replace(self, inputs={name: step for name, step in self.inputs.items() if name not in lacking})
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,7 @@ class ArtifactStore:
             identity = {
                 "function": step.function,
                 "version": step.version,
+                "num_threads": step.num_threads,
                 "config": step.config,
                 "inputs": {name: self.fingerprint(upstream) for name, upstream in step.inputs.items()},
                 "external": self._external_identities(step),
@@ -184,6 +195,9 @@ class ArtifactStore:
             return StepState("failed", str(failure.get("error", "")))
         record = self.record(step)
         if record is not None:
+            lacking = step.inputs.keys() - record.identity["inputs"].keys()
+            if lacking and lacking <= step.optional and record.fingerprint == self.fingerprint(step.without(lacking)):
+                return StepState("incomplete", f"made without {', '.join(sorted(lacking))}")
             changes = tuple(_explain_changes(record.identity, self.identity(step)))
             return StepState("stale", "made with other settings or inputs", changes)
         if partial.exists():
@@ -265,6 +279,8 @@ def _explain_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     changes = describe_changes({"config": old["config"]}, {"config": new["config"]})
     if (old["function"], old["version"]) != (new["function"], new["version"]):
         changes.append("made by another version of the step")
+    if old.get("num_threads") != new["num_threads"]:
+        changes.append(f"num_threads: {old.get('num_threads', 'not recorded')} -> {new['num_threads']}")
     for key, what in (("inputs", "input"), ("external", "source")):
         names = sorted(old[key].keys() | new[key].keys())
         changes += [f"{what} {name} is another" for name in names if old[key].get(name) != new[key].get(name)]

@@ -1,6 +1,7 @@
 """Show a run: live bars with ETA on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -19,13 +20,13 @@ from radscale.execution.runner import Outcome
 
 
 class RunDisplay:
-    """Overall bar weighted by the steps' estimated cost, and one bar for every step at work."""
+    """Overall bar weighted by the steps' estimated `seconds`, and one bar for every step at work."""
 
-    def __init__(self, console: Console, steps: list[Step]) -> None:
+    def __init__(self, console: Console, steps: list[Step], seconds: Mapping[str, float] | None = None) -> None:
         self.console = console
         self.remaining = {step.name for step in steps}
         self.num_steps = len(steps)
-        self.weights = {step.name: max(step.estimated_seconds, 0.01) for step in steps}
+        self.weights = {step.name: max((seconds or {}).get(step.name, 1.0), 0.01) for step in steps}
         self.fraction: dict[str, float] = {}
         self.live = console.is_terminal
         self.bars: dict[str, TaskID] = {}

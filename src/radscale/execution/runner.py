@@ -1,6 +1,6 @@
 """Run steps in dependency order on this machine, each in a process of its own, and survive whatever happens to them.
 
-A step that fails does not stop the others: what depends on it is skipped and said. Two runs at once share the work: each
+A step that fails does not stop the others: what cannot do without it is skipped and said. Two runs at once share the work: each
 waits for a step that the other is working on, and takes its output. A process of its own returns its
 memory, may be killed without harm, and starts in milliseconds because it is forked from a server that has already
 imported torch.
@@ -15,10 +15,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import wait
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +31,9 @@ from radscale.execution.provenance import collect_provenance
 
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
+# Read once, when a library is loaded: the fork server loads with one thread what all workers share, and torch, if it is
+# there already, is told again in each worker.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Outcome = Literal["done", "kept", "failed", "skipped"]
 
@@ -141,13 +146,16 @@ def _finish(step: Step, outcome: Outcome, reason: str, seconds: float, summary: 
 def _start_ready(waiting: list[Step], summary: RunSummary, pool: "_Pool", rebuild: bool) -> list[Step]:
     still_waiting = []
     for step in waiting:
-        upstream = [summary.outcomes.get(item.name) for item in step.inputs.values()]
-        blocked = [item.name for item in step.inputs.values() if summary.outcomes.get(item.name) in ("failed", "skipped")]
-        if blocked:
-            _finish(step, "skipped", f"needs {blocked[0]}", 0.0, summary, pool.display)
-        elif not (all(outcome in ("done", "kept") for outcome in upstream) and pool.has_room(step)):
+        outcomes = {name: summary.outcomes.get(upstream.name) for name, upstream in step.inputs.items()}
+        lacking = {name for name, outcome in outcomes.items() if outcome in ("failed", "skipped")}
+        blocking = lacking - step.optional or (lacking if lacking and lacking >= step.optional else set())
+        if blocking:
+            cause = step.inputs[min(blocking)].name
+            _finish(step, "skipped", f"needs {cause}", 0.0, summary, pool.display)
+        elif None in outcomes.values() or not pool.has_room(step):
             still_waiting.append(step)
         else:
+            step = step.without(lacking) if lacking else step
             # Another run may have been here since this one began.
             state = pool.store.state(step)
             if state.status == "running":
@@ -181,17 +189,18 @@ class _Pool:
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__, *preload])
+        with _environment(dict.fromkeys(THREAD_VARIABLES, "1")):
+            ensure_running()
 
     def has_room(self, step: Step) -> bool:
         return sum(item.slots for item in self.running) + self._slots(step) <= self.num_workers
 
     def _slots(self, step: Step) -> int:
-        return self.num_workers if step.slots == 0 else min(step.slots, self.num_workers)
+        return self.num_workers if step.slots == 0 else min(max(step.slots, step.num_threads), self.num_workers)
 
     def start(self, step: Step) -> None:
         slots = self._slots(step)
-        num_threads = max(1, (os.cpu_count() or 1) // self.num_workers) * slots
-        process = self.context.Process(target=_work, args=(self.store.root, step, slots, num_threads), name=step.name)
+        process = self.context.Process(target=_work, args=(self.store.root, step, slots), name=step.name)
         process.start()
         self.running.append(_Running(step, process, time.monotonic(), slots))
         self.display.started(step)
@@ -242,6 +251,21 @@ class _Pool:
                 item.process.kill()
 
 
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for what is started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _describe_exit(code: int | None) -> str:
     if code == EXIT_NO_SPACE:
         return NO_SPACE
@@ -258,12 +282,11 @@ EXIT_BUSY = 75
 NO_SPACE = "no space left on the disk: free some, then run again; what is done stays done"
 
 
-def _work(root: Path, step: Step, slots: int, num_threads: int) -> None:
+def _work(root: Path, step: Step, slots: int) -> None:
     """Body of a worker process: run one step and commit it, or record why not."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(num_threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(step.num_threads)))
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(num_threads)
+        sys.modules["torch"].set_num_threads(step.num_threads)
     # Ctrl-C reaches the whole process group: the parent decides, and ends its workers with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _exit_with_parent()

@@ -1,17 +1,35 @@
 """Everything in an experiment that a stage would refuse, found before anything starts."""
 
+import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from radscale.errors import InputError
 from radscale.experiment.build import build
 from radscale.experiment.settings import DicomSource, ImagesSource, PhantomSource
+from radscale.experiment.yaml_lines import Location
 
 if TYPE_CHECKING:
     from radscale.experiment.design import Design
+
+OF_A_RUN = {
+    "budget": "`budget` of the experiment",
+    "subset_size": "`subset_sizes`",
+    "replicate": "`replicates`",
+    "objective": "`objective` of the arm or of the open weights",
+    "architecture": "`architecture` of the open weights",
+}
+OF_A_PROBE = {
+    "tasks": "`tasks` of the evaluation",
+    "task_sets": "`evaluations`",
+    "arm": "`arms`",
+    "objective": "`objective` of the arm",
+    "subset_size": "`subset_sizes`",
+    "replicate": "`replicates`",
+}
 
 
 def check_settings(design: "Design") -> None:
@@ -20,9 +38,52 @@ def check_settings(design: "Design") -> None:
     Raises:
         InputError: names the section of the experiment file, the key and what is allowed.
     """
+    _check_reserved(design)
     _check_datasets(design)
     _check_pretraining(design)
     _check_probes(design)
+    _check_tasks(design)
+
+
+def _check_reserved(design: "Design") -> None:
+    """Settings that the study itself decides are refused, not silently replaced."""
+    settings = design.settings
+    places: list[tuple[tuple[str, ...], dict[str, Any], dict[str, str]]] = [
+        (("pretraining",), settings.pretraining, OF_A_RUN),
+        (("probe",), settings.probe, OF_A_PROBE),
+    ]
+    places += [(("arms", name, "settings"), arm.settings, OF_A_RUN) for name, arm in settings.arms.items()]
+    places += [(("open_weights", name, "settings"), w.settings, OF_A_RUN) for name, w in settings.open_weights.items()]
+    places += [(("evaluations", name, "probe"), e.probe, OF_A_PROBE) for name, e in settings.evaluations.items()]
+    for place, given, reserved in places:
+        for key in given:
+            if key in reserved:
+                raise InputError(f"{design.locate([(*place, key)])}: the study decides it; state {reserved[key]} instead")
+
+
+def _check_tasks(design: "Design") -> None:
+    """Tasks that evaluations and label texts name are among those of the labels, where these are known beforehand."""
+    settings = design.settings
+    for name, evaluation in settings.evaluations.items():
+        if not isinstance(evaluation.tasks, str):
+            for index, task in enumerate(evaluation.tasks):
+                _check_task(design, evaluation.dataset, task, ("evaluations", name, "tasks", index))
+    for name, arm in settings.arms.items():
+        tasks = design.pretraining_settings(arm.objective, arm.settings).get("label_tasks", {})
+        for task in tasks if arm.objective == "unicl" and isinstance(tasks, dict) else ():
+            places: list[Location] = [("arms", name, "settings", "label_tasks", task), ("pretraining", "label_tasks", task)]
+            _check_task(design, settings.pretraining_dataset, task, *places)
+
+
+def _check_task(design: "Design", dataset: str, task: str, *places: Location) -> None:
+    known = design.known_tasks(dataset)
+    if known is not None and task not in known:
+        close = difflib.get_close_matches(task, known, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise InputError(
+            f"{design.locate(list(places))}: '{task}' is not a task of the labels of '{dataset}'; "
+            f"{hint}it has {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+        )
 
 
 def _check_datasets(design: "Design") -> None:

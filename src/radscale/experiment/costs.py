@@ -1,24 +1,40 @@
-"""What a study costs, before it starts: images seen, FLOPs, hours, money. What is finished is shown as it was."""
+"""What a study costs, before it starts: images seen, FLOPs, hours, money. What is finished is shown as it was.
 
+FLOPs follow from the architectures. Seconds are an estimate: FLOPs by the stated rate, and what the experiment's `hardware`
+says of the start of a step, of an optimizer step and of reading an image. How near it comes is in docs/benchmarks.md.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from radscale.experiment.build import build
+from radscale.experiment.settings import PhantomSource
 from radscale.experiment.steps import budget_amount
 
 if TYPE_CHECKING:
-    from radscale.execution import ArtifactStore
-    from radscale.experiment.design import Design
-    from radscale.experiment.settings import OpenWeights
+    from radscale.execution import ArtifactStore, Step
+    from radscale.experiment.design import Design, PlannedRun
     from radscale.experiment.study import Study
+    from radscale.models import Encoder
+
+# Measured on two cores; see docs/benchmarks.md.
+PHANTOM_IMAGES_PER_PATIENT = 1.9
+PHANTOM_SECONDS_PER_PATIENT = 0.07
+INGEST_SECONDS_PER_PIXEL = 2e-8
+STORED_PIXELS_OF_A_FILE = 7.5e6
+REPORT_SECONDS = 5e-4
+BOOTSTRAP_SECONDS = 2e-8
+MAPS = 4
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """One training run."""
+    """One encoder of the study: how it is trained, in device seconds."""
 
     arm: str
     label: str
@@ -28,77 +44,193 @@ class RunCost:
     steps: int
     samples_seen: float
     flops: float
-    device_hours: float
-    price: float | None
+    seconds: float
     status: str
 
 
-def planned_costs(design: "Design", store: "ArtifactStore") -> list[RunCost]:
-    """Every training run with its cost; FLOPs follow from the architectures, hours from the stated sustained rate."""
-    flops = {name: _flops_per_image(design, name) for name in design.settings.arms}
-    costs = []
-    for run in design.runs:
-        facts = design.arm_facts[run.arm]
+class CostModel:
+    """Estimated seconds of every step of a design, if it has a device (or a core) of its own."""
+
+    def __init__(self, design: "Design") -> None:
+        self.design, self.settings, self.hardware = design, design.settings, design.settings.hardware
+        self.rate = self.hardware.sustained_tflops * 1e12
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def encoders(self) -> "dict[str, Encoder]":
+        """Of the open weights, without memory."""
+        import torch
+
+        from radscale.models import make_encoder
+
+        with torch.device("meta"):
+            return {name: make_encoder(_architecture(self.design, name)) for name in self.settings.open_weights}
+
+    @cached_property
+    def training_flops(self) -> dict[str, float]:
+        """Of one image, by arm."""
+        return {
+            name: self._training_flops(self.design.pretraining_settings(arm.objective, arm.settings), arm.start)
+            for name, arm in self.settings.arms.items()
+        }
+
+    def _training_flops(self, settings: Mapping[str, Any], encoder: str) -> float:
+        from radscale.pretraining import ComputeBudget, PretrainingConfig, training_flops_per_sample
+
+        config = build(PretrainingConfig, {**settings, "budget": ComputeBudget.samples_seen(1)}, "pretraining")
+        return training_flops_per_sample(config, self.encoders[encoder])
+
+    def run(self, run: "PlannedRun") -> tuple[int, float, float, float]:
+        """Optimizer steps, images seen, FLOPs and seconds of an encoder's training (0 if it is only loaded)."""
         if run.subset_size == 0:
-            costs.append(_free(run.arm, facts["label"], store.state(run.encoder).status))
-            continue
-        arm = design.settings.arms[run.arm]
-        settings = design.pretraining_settings(arm.objective, arm.settings)
-        reference = design.settings.budget.reference or run.arm
-        per_image = {"arm_flops_per_image": flops[run.arm], "reference_flops_per_image": flops[reference]}
-        budget = design.settings.budget.model_dump(exclude_none=True)
-        amount = budget_amount(budget, run.subset_size, per_image)
-        seconds = _seconds(design, budget["unit"], amount, flops[run.arm])
-        samples = seconds * design.settings.hardware.sustained_tflops * 1e12 / flops[run.arm]
-        batch = int(settings.get("batch_size", 1280))
-        hours = seconds / 3600
-        price = design.settings.hardware.price_per_device_hour
-        costs.append(
-            RunCost(
-                run.arm,
-                facts["label"],
-                run.subset_size,
-                run.replicate,
-                max(1, round(samples / batch)),
-                samples,
-                samples * flops[run.arm],
-                hours,
-                None if price is None else price * hours,
-                store.state(run.encoder).status,
-            )
+            return self._open_weights(run.arm)
+        arm, budget = self.settings.arms[run.arm], self.settings.budget.model_dump(exclude_none=True)
+        flops = self.training_flops[run.arm]
+        reference = self.training_flops[self.settings.budget.reference or run.arm]
+        costs = {"arm_flops_per_image": flops, "reference_flops_per_image": reference}
+        amount = budget_amount(budget, run.subset_size, costs)
+        batch = self._batch(self.design.pretraining_settings(arm.objective, arm.settings))
+        per_image = flops / self.rate + self.hardware.optimizer_step_seconds / batch
+        samples = amount / {"samples_seen": 1.0, "flops": flops, "gpu_seconds": per_image}[budget["unit"]]
+        steps = max(1, round(samples / batch))
+        return steps, steps * batch, steps * batch * flops, steps * batch * per_image
+
+    def _open_weights(self, name: str) -> tuple[int, float, float, float]:
+        weights = self.settings.open_weights[name]
+        if weights.pretrain_on is None:
+            return 0, 0.0, 0.0, 0.0
+        settings = self.design.pretraining_settings(str(weights.objective), weights.settings)
+        flops, batch = self._training_flops(settings, name), self._batch(settings)
+        share = self.settings.datasets[weights.pretrain_on].splits.train
+        steps = max(1, round((weights.epochs or 0) * share * self.num_images(weights.pretrain_on) / batch))
+        samples = steps * batch
+        return steps, samples, samples * flops, samples * flops / self.rate + steps * self.hardware.optimizer_step_seconds
+
+    def _batch(self, settings: Mapping[str, Any]) -> int:
+        from radscale.pretraining import PretrainingConfig
+
+        return int(settings.get("batch_size", PretrainingConfig.batch_size))
+
+    # --- all steps ------------------------------------------------------------------------------------------------
+
+    def num_images(self, dataset: str) -> float:
+        """Images of a dataset: counted if it can be, else as many as the largest subset needs."""
+        settings = self.settings.datasets[dataset]
+        counted = self.design.count_images(dataset)
+        if counted is not None:
+            return counted
+        if isinstance(settings.source, PhantomSource):
+            return settings.source.num_patients * PHANTOM_IMAGES_PER_PATIENT
+        return self.settings.subset_sizes[-1] / max(settings.splits.train, 0.01)
+
+    @cached_property
+    def seconds(self) -> dict[str, float]:
+        """By name of the step."""
+        work: dict[str, float] = {}
+        for name, step in self.design.archives.items():
+            source = self.settings.datasets[name].source
+            assert isinstance(source, PhantomSource)
+            work[step.name] = source.num_patients * PHANTOM_SECONDS_PER_PATIENT / self.hardware.num_devices
+        for name, step in self.design.datasets.items():
+            phantom = isinstance(self.settings.datasets[name].source, PhantomSource)
+            pixels = self._phantom_pixels(name) if phantom else STORED_PIXELS_OF_A_FILE
+            work[step.name] = self.num_images(name) * pixels * INGEST_SECONDS_PER_PIXEL / self.hardware.num_devices
+        for name, step in self.design.labels.items():
+            work[step.name] = self.num_images(name) * REPORT_SECONDS
+        for run in self.design.runs:
+            work[run.encoder.name] = self.run(run)[3]
+            work[run.probe.name] = self._probe(run.probe, self.settings.arms[run.arm].start if run.subset_size else run.arm)
+        work[self.design.analysis.name] = self._analysis()
+        everything = {step.name: step for target in self.design.targets for step in _with_upstream(target)}
+        return {name: self.hardware.start_seconds + work.get(name, 0.0) for name in everything}
+
+    def _phantom_pixels(self, name: str) -> float:
+        from radscale.phantom import PhantomConfig
+
+        return float(build(PhantomConfig, self.design.archives[name].config, "source").image_size_px ** 2)
+
+    def _probe(self, step: "Step", encoder: str) -> float:
+        """Features once, then all seeds and tasks of a set on them: three times the products of the forward pass."""
+        from radscale.probing import ProbeConfig
+
+        forward, grid, channels = self._features[encoder]
+        seconds = 0.0
+        for plan in step.config["plans"]:
+            probe = build(ProbeConfig, {**plan["probe"], "task_sets": plan["task_sets"]}, "probe")
+            splits, images = self.settings.datasets[plan["dataset"]].splits, self.num_images(plan["dataset"])
+            train = min(images * splits.train, probe.max_train or float("inf"))
+            seen = train + images * splits.test
+            seconds += seen * (forward / self.rate + self.hardware.image_seconds)
+            per_epoch = max(-(-train // probe.batch_size), -(-probe.min_steps // probe.epochs))
+            cells = (probe.grid or grid) ** 2
+            for tasks in plan["task_sets"].values():
+                products = cells * channels * 2 * len(probe.seeds) * _num_tasks(tasks)
+                flops = probe.epochs * train * products * 2 * 3
+                seconds += flops / self.rate + probe.epochs * per_epoch * self.hardware.probe_step_seconds
+        return seconds
+
+    @cached_property
+    def _features(self) -> dict[str, tuple[float, int, int]]:
+        """By open weights: FLOPs of the maps of an image, side of the third map, channels of all maps."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        found = {}
+        for name, encoder in self.encoders.items():
+            size = encoder.preprocessing.image_size_px
+            counter = FlopCounterMode(display=False)
+            with torch.no_grad(), counter:
+                maps = encoder.eval().forward_features(torch.empty(1, 3, size, size, device="meta"))
+            found[name] = float(counter.get_total_flops()), int(maps[2].shape[-1]), sum(m.shape[1] for m in maps)
+        return found
+
+    def _analysis(self) -> float:
+        total = 0.0
+        for evaluation in self.settings.evaluations.values():
+            probe = {**self.settings.probe, **evaluation.probe}
+            vectors = len(self.design.runs) * len(probe.get("seeds", (0, 1, 2)))
+            samples = self.num_images(evaluation.dataset) * self.settings.datasets[evaluation.dataset].splits.test
+            total += _num_tasks(evaluation.tasks) * vectors * samples * self.settings.analysis.num_bootstrap
+        return total * BOOTSTRAP_SECONDS
+
+
+def _num_tasks(tasks: str | list[str]) -> int:
+    from radscale.probing.task_sets import TASK_SETS
+
+    if isinstance(tasks, str):
+        return len(TASK_SETS.get(tasks, ())) or sum(map(len, TASK_SETS.values()))
+    return len(tasks)
+
+
+def _with_upstream(step: "Step") -> "list[Step]":
+    from radscale.execution.runner import topological_order
+
+    return topological_order([step])
+
+
+def planned_costs(design: "Design", store: "ArtifactStore") -> list[RunCost]:
+    """Every encoder with the cost of its training."""
+    model = CostModel(design)
+    return [
+        RunCost(
+            run.arm,
+            design.arm_facts[run.arm]["label"],
+            run.subset_size,
+            run.replicate,
+            *model.run(run),
+            store.state(run.encoder).status,
         )
-    return costs
+        for run in design.runs
+    ]
 
 
-def _seconds(design: "Design", unit: str, amount: float, flops_per_image: float) -> float:
-    """Device seconds of a budget at the sustained rate of the hardware."""
-    rate = design.settings.hardware.sustained_tflops * 1e12
-    return {"gpu_seconds": amount, "flops": amount / rate, "samples_seen": amount * flops_per_image / rate}[unit]
-
-
-def _free(arm: str, label: str, status: str) -> RunCost:
-    return RunCost(arm, label, 0, 0, 0, 0.0, 0.0, 0.0, None, status)
-
-
-def _flops_per_image(design: "Design", name: str) -> float:
-    import torch
-
-    from radscale.models import make_encoder
-    from radscale.pretraining import ComputeBudget, PretrainingConfig, training_flops_per_sample
-
-    arm = design.settings.arms[name]
-    settings = {**design.pretraining_settings(arm.objective, arm.settings), "budget": ComputeBudget.samples_seen(1)}
-    config = build(PretrainingConfig, settings, f"arms.{name}")
-    with torch.device("meta"):
-        encoder = make_encoder(_architecture(design, design.settings.open_weights[arm.start]))
-    return training_flops_per_sample(config, encoder)
-
-
-def _architecture(design: "Design", weights: "OpenWeights") -> dict[str, Any]:
+def _architecture(design: "Design", name: str) -> dict[str, Any]:
     """Of open weights that may not be here yet: as their publisher made them."""
+    weights = design.settings.open_weights[name]
     if weights.architecture is not None:
         return weights.architecture
-    path = design.resolve(str(weights.weights))
+    path = design.weights_path(name)
     if weights.load in ("dinov2", "checkpoint", "rad-dino") and path.exists():
         from radscale.training.open_weights import load_encoder
 
@@ -110,41 +242,67 @@ def _architecture(design: "Design", weights: "OpenWeights") -> dict[str, Any]:
 
 
 def print_plan(study: "Study", console: Console) -> None:
-    """The runs grouped by arm and size, other steps in a line, and the totals."""
+    """Encoders by arm and size, then every stage with its time, then the totals."""
     study.check(sources=False)
-    costs = study.costs()
-    hardware = study.settings.hardware
-    states = study.states()
-    priced = hardware.price_per_device_hour is not None
-    table = Table(title=f"{study.settings.title}: {len(costs)} encoders; steps, images and compute are per run")
-    for column in ("arm", "subset", "runs", "steps", "images", "compute", "time", *(["price"] if priced else []), "status"):
-        table.add_column(column, justify="left" if column in ("arm", "status") else "right", no_wrap=column != "arm")
+    costs, states = study.costs(), study.states()
+    _print_encoders(study, costs, console)
+    model = CostModel(study.design)
+    _print_stages(study, model, console)
+    hardware, training = study.settings.hardware, sum(cost.seconds for cost in costs) / 3600
+    everything = sum(model.seconds.values()) / 3600
+    console.print(
+        f"Estimated for {hardware.name} at {hardware.sustained_tflops:g} TFLOP/s sustained per device "
+        f"(`hardware` in the experiment; training reports what it reaches):",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for what, hours in (("training of encoders", training), ("all steps", everything)):
+        price = hardware.price_per_device_hour
+        money = "" if price is None else f", {price * hours:,.0f} {hardware.currency}"
+        side = (
+            f", {duration(hours / hardware.num_devices)} on {hardware.num_devices} devices" if hardware.num_devices > 1 else ""
+        )
+        console.print(f"  {what}: {duration(hours)} of device time{side}{money}", highlight=False, soft_wrap=True)
+    done = sum(state.status == "done" for state in states.values())
+    console.print(f"{done} of {len(states)} steps are done", highlight=False, soft_wrap=True)
+
+
+def _print_encoders(study: "Study", costs: list[RunCost], console: Console) -> None:
+    price = study.settings.hardware.price_per_device_hour
+    table = Table(title=f"{study.settings.title}: {len(costs)} encoders")
+    columns = ["arm", "subset", "runs", "steps of a run", "images of a run", "compute of a run", "time of all runs"]
+    for column in (*columns, *(["price of all runs"] if price is not None else []), "status"):
+        table.add_column(column, justify="left" if column in ("arm", "status") else "right", no_wrap=False)
     groups: dict[tuple[str, int], list[RunCost]] = {}
     for cost in costs:
         groups.setdefault((cost.arm, cost.subset_size), []).append(cost)
     for (arm, size), runs in groups.items():
-        first = runs[0]
+        first, hours = runs[0], sum(run.seconds for run in runs) / 3600
+        cells = [arm, short_count(size) if size else "open", str(len(runs))]
+        if first.steps:
+            cells += [short_count(first.steps), short_count(first.samples_seen), compute(first.flops), duration(hours)]
+            cells += [f"{price * hours:,.0f} {study.settings.hardware.currency}"] if price is not None else []
+        else:
+            cells += ["", "", "", "", *([""] if price is not None else [])]
         status = ", ".join(f"{sum(r.status == s for r in runs)} {s}" for s in dict.fromkeys(r.status for r in runs))
-        if size == 0:
-            table.add_row(arm, "open", "", "", "", "", "", *([""] if priced else []), status)
-            continue
-        cells = [arm, short_count(size), str(len(runs)), short_count(first.steps), short_count(first.samples_seen)]
-        cells += [compute(first.flops), duration(sum(r.device_hours for r in runs))]
-        if priced:
-            cells.append(f"{sum(r.price or 0 for r in runs):,.0f} {hardware.currency}")
         table.add_row(*cells, status)
     console.print(table)
-    hours = sum(cost.device_hours for cost in costs)
-    money = f", {sum(cost.price or 0 for cost in costs):,.0f} {hardware.currency}" if priced else ""
-    console.print(
-        f"pretraining on {hardware.name}: {duration(hours)} of device time at {hardware.sustained_tflops:g} TFLOP/s sustained, "
-        f"{duration(hours / hardware.num_devices)} on {hardware.num_devices} devices{money}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    done = sum(state.status == "done" for state in states.values())
-    besides = f"besides: {len(states) - len(costs)} steps of data, probes and analysis; {done} of {len(states)} steps are done"
-    console.print(besides, highlight=False, soft_wrap=True)
+
+
+def _print_stages(study: "Study", model: CostModel, console: Console) -> None:
+    from radscale.experiment.study import STAGES
+
+    table = Table(title="Every stage (sums over its steps)")
+    for column in ("stage", "steps", "estimated time", "measured, of steps done"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in STAGES:
+        steps = [step for step in study.steps if step.stage == stage]
+        records = [record for step in steps if (record := study.store.record(step)) is not None]
+        if steps:
+            estimate = duration(sum(model.seconds[step.name] for step in steps) / 3600)
+            measured = f"{duration(sum(r.seconds for r in records) / 3600)} of {len(records)}" if records else ""
+            table.add_row(stage, str(len(steps)), estimate, measured)
+    console.print(table)
 
 
 def short_count(value: float) -> str:

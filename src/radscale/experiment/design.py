@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from radscale.errors import InputError
 from radscale.execution import Step
@@ -19,7 +19,25 @@ from radscale.experiment.settings import (
     PhantomSource,
 )
 
+if TYPE_CHECKING:
+    from radscale.datasets.tables import CsvTable
+
 STEPS = "radscale.experiment.steps"
+# Raised when the meaning of a stage changes: what an older version made does not count as done.
+VERSIONS = {
+    "phantom": 2,
+    "datasets": 2,
+    "extraction": 2,
+    "agreement": 1,
+    "open_weights": 2,
+    "budget": 2,
+    "pretraining": 2,
+    "probing": 2,
+    "analysis": 2,
+    "pictures": 1,
+    "similarity": 1,
+}
+WITH_NETWORKS = ("open_weights", "pretraining", "probing", "similarity")
 
 
 @dataclass(frozen=True)
@@ -39,12 +57,25 @@ class Design:
 
     def __init__(self, loaded: LoadedExperiment) -> None:
         self.settings: Experiment = loaded.settings
-        self.folder = loaded.folder
         self.locate = loaded.locate
+        self._resolve = loaded.resolve
 
-    def resolve(self, path: str) -> Path:
-        """A path in the experiment file starts at the file's folder."""
-        return (self.folder / Path(path).expanduser()).resolve()
+    def source_path(self, dataset: str) -> Path | None:
+        """Where a dataset's files are; None for a phantom."""
+        source = self.settings.datasets[dataset].source
+        if isinstance(source, PhantomSource):
+            return None
+        key = {DicomSource: "archive", ImagesSource: "folder", DatasetSource: "path"}[type(source)]
+        return self._resolve(("datasets", dataset, "source", key), getattr(source, key))
+
+    def weights_path(self, name: str) -> Path:
+        """Where loaded open weights are."""
+        return self._resolve(("open_weights", name, "weights"), str(self.settings.open_weights[name].weights))
+
+    def _step(self, *, name: str, **fields: Any) -> Step:
+        stage = name.split("/")[0]
+        num_threads = self.settings.num_threads if stage in WITH_NETWORKS else 1
+        return Step(name=name, version=VERSIONS[stage], num_threads=num_threads, **fields)
 
     # --- data -----------------------------------------------------------------------------------------------------
 
@@ -52,7 +83,7 @@ class Design:
     def archives(self) -> dict[str, Step]:
         """Phantom hospitals, by dataset."""
         return {
-            name: Step(
+            name: self._step(
                 name=f"phantom/{name}",
                 function=f"{STEPS}:make_phantom",
                 config={
@@ -62,7 +93,6 @@ class Design:
                     **dataset.source.settings,
                 },
                 slots=0,
-                estimated_seconds=0.06 * dataset.source.num_patients,
                 description=f"phantom hospital '{dataset.source.hospital}', {dataset.source.num_patients} patients",
             )
             for name, dataset in self.settings.datasets.items()
@@ -76,13 +106,15 @@ class Design:
     def _dataset(self, name: str) -> Step:
         dataset = self.settings.datasets[name]
         source = dataset.source
+        path = self.source_path(name)
         if isinstance(source, DatasetSource):
-            return Step(
+            assert path is not None
+            return self._step(
                 name=f"datasets/{name}",
                 function=f"{STEPS}:link_dataset",
                 config={"kind": "dataset"},
-                external={"manifest": self.resolve(source.path) / "manifest.parquet"},
-                options={"dataset": str(self.resolve(source.path))},
+                external={"manifest": path / "manifest.parquet"},
+                options={"dataset": str(path)},
                 description="dataset made by radscale ingest",
             )
         config: dict[str, Any] = {
@@ -101,18 +133,17 @@ class Design:
             inputs["source"] = self.archives[name]
         elif isinstance(source, DicomSource):
             config |= {"kind": "dicom", **source.settings}
-            external["source"] = self.resolve(source.archive)
         elif isinstance(source, ImagesSource):
             config |= {"kind": "images", **source.settings}
-            external["source"] = self.resolve(source.folder)
-        return Step(
+        if path is not None:
+            external["source"] = path
+        return self._step(
             name=f"datasets/{name}",
             function=f"{STEPS}:ingest_dataset",
             config=config,
             inputs=inputs,
             external=external,
             slots=0,
-            estimated_seconds=20,
             description="archive -> de-identified dataset",
         )
 
@@ -120,17 +151,62 @@ class Design:
     def labels(self) -> dict[str, Step]:
         """Label tables by dataset: extracted from reports, or the dataset's own."""
         return {
-            name: Step(
+            name: self._step(
                 name=f"extraction/{name}",
                 function=f"{STEPS}:extract_labels",
                 config={"engine": "rules"},
                 inputs={"dataset": self.datasets[name]},
-                estimated_seconds=5,
                 description="reports -> findings, lines and tubes (rules)",
             )
             for name, dataset in self.settings.datasets.items()
             if dataset.labels == "rules"
         }
+
+    def image_table(self, dataset: str) -> "CsvTable | None":
+        """The table of a folder of images, if it is there and can be read: whoever ingests it says what is wrong with it."""
+        from radscale.datasets.tables import read_csv
+
+        source, path = self.settings.datasets[dataset].source, self.source_path(dataset)
+        if not isinstance(source, ImagesSource) or path is None:
+            return None
+        try:
+            return read_csv(path / source.settings.get("table", "metadata.csv"), source.settings.get("encoding"))
+        except (OSError, InputError):
+            return None
+
+    def count_images(self, dataset: str) -> int | None:
+        """Images that a dataset has, or the rows of its table; None if nothing can be counted without work."""
+        if isinstance(self.settings.datasets[dataset].source, DatasetSource):
+            import pyarrow.parquet as pq
+
+            try:
+                return int(pq.read_metadata(self.datasets[dataset].external["manifest"]).num_rows)
+            except OSError:
+                return None
+        table = self.image_table(dataset)
+        return None if table is None else len(table.rows)
+
+    def known_tasks(self, dataset: str) -> list[str] | None:
+        """Tasks of a dataset's labels, as far as they are known before anything is made."""
+        settings = self.settings.datasets[dataset]
+        if settings.labels == "rules":
+            from radscale.probing.task_sets import DISPLAY_NAMES
+
+            return list(DISPLAY_NAMES)
+        if isinstance(settings.source, DatasetSource):
+            from radscale.datasets import read_label_table
+
+            try:
+                return sorted(set(read_label_table(Path(self.datasets[dataset].options["dataset"]))["task"].to_pylist()))
+            except InputError:
+                return None
+        table = self.image_table(dataset)
+        if table is None or not isinstance(settings.source, ImagesSource):
+            return None
+        from radscale.datasets.ingest import label_tasks
+
+        labels = settings.source.settings.get("labels", {})
+        return None if set(labels) - set(table.columns) else label_tasks(table.rows, labels)
 
     def label_step(self, dataset: str) -> Step:
         """The step whose output holds the labels that tasks and label texts of `dataset` use."""
@@ -144,16 +220,15 @@ class Design:
 
     def _open_weights(self, name: str, weights: OpenWeights) -> Step:
         if weights.load is not None:
-            return Step(
+            return self._step(
                 name=f"open_weights/{name}",
                 function=f"{STEPS}:import_open_weights",
                 config={"model": weights.load, "image_size_px": weights.image_size_px},
-                external={"weights": self.resolve(str(weights.weights))},
-                estimated_seconds=5,
+                external={"weights": self.weights_path(name)},
                 description=f"import {weights.load} weights",
             )
         dataset = str(weights.pretrain_on)
-        return Step(
+        return self._step(
             name=f"open_weights/{name}",
             function=f"{STEPS}:pretrain_open_weights",
             config={
@@ -162,7 +237,6 @@ class Design:
                 "epochs": weights.epochs,
             },
             inputs={"dataset": self.datasets[dataset], "labels": self.label_step(dataset)},
-            estimated_seconds=40,
             description=f"{weights.objective} from scratch on '{dataset}'",
         )
 
@@ -185,7 +259,7 @@ class Design:
         for name, arm in self.settings.arms.items():
             reference = self.settings.budget.reference or name
             reference_arm = self.settings.arms[reference]
-            steps[name] = Step(
+            steps[name] = self._step(
                 name=f"budget/{name}",
                 function=f"{STEPS}:measure_cost",
                 config={
@@ -193,7 +267,6 @@ class Design:
                     "reference": self.pretraining_settings(reference_arm.objective, reference_arm.settings),
                 },
                 inputs={"arm": self.open_weights[arm.start], "reference": self.open_weights[reference_arm.start]},
-                estimated_seconds=2,
                 description=f"FLOPs of one image, {name} and {reference}",
             )
         return steps
@@ -201,7 +274,7 @@ class Design:
     def _continue(self, name: str, arm: Arm, size: int, replicate: int) -> Step:
         dataset = self.settings.pretraining_dataset
         budget = self.settings.budget
-        return Step(
+        return self._step(
             name=f"pretraining/{name}/n={size}/replicate={replicate}",
             function=f"{STEPS}:continue_pretraining",
             config={
@@ -218,7 +291,6 @@ class Design:
                 "init": self.open_weights[arm.start],
                 "budget": self.budgets[name],
             },
-            estimated_seconds=10,
             description=f"{arm.objective} from {arm.start} on {size:,} images",
         )
 
@@ -235,7 +307,7 @@ class Design:
             for evaluation in chosen.values():
                 probe = merge(probe, evaluation.probe)
             plans.append({"dataset": dataset, "task_sets": {k: v.tasks for k, v in chosen.items()}, "probe": probe})
-        return Step(
+        return self._step(
             name=name,
             function=f"{STEPS}:probe_encoder",
             config={
@@ -246,7 +318,6 @@ class Design:
                 "plans": plans,
             },
             inputs=inputs,
-            estimated_seconds=8,
             description="frozen encoder -> prediction tables",
         )
 
@@ -281,7 +352,7 @@ class Design:
         inputs = {run.probe.name: run.probe for run in self.runs}
         for name in dict.fromkeys(evaluation.dataset for evaluation in self.settings.evaluations.values()):
             inputs[f"dataset:{name}"] = self.datasets[name]
-        return Step(
+        return self._step(
             name="analysis",
             function=f"{STEPS}:analyse",
             config={
@@ -290,7 +361,8 @@ class Design:
                 **self.settings.analysis.model_dump(),
             },
             inputs=inputs,
-            estimated_seconds=20,
+            # What could be trained is analysed; the report names the rest.
+            optional=frozenset(run.probe.name for run in self.runs if run.subset_size),
             description="AUPRC, paired bootstrap, scaling laws, subgroups",
         )
 
@@ -298,7 +370,7 @@ class Design:
     def agreement(self) -> dict[str, Step]:
         """Extracted labels against the labels that came with a dataset, where both exist."""
         return {
-            name: Step(
+            name: self._step(
                 name=f"agreement/{name}",
                 function=f"{STEPS}:measure_agreement",
                 config={},
@@ -314,7 +386,7 @@ class Design:
     def pictures(self) -> list[Step]:
         """Contact sheets of the datasets, and similarity maps of open weights and the largest subsets."""
         steps = [
-            Step(
+            self._step(
                 name=f"pictures/{name}",
                 function=f"{STEPS}:draw_contact_sheet",
                 config={"num_images": 12, "seed": self.settings.seed, "title": f"Dataset {name}"},
@@ -330,7 +402,7 @@ class Design:
             if dataset in self.archives:
                 inputs["archive:"] = self.archives[dataset]
             steps.append(
-                Step(
+                self._step(
                     name="similarity",
                     function=f"{STEPS}:draw_similarity",
                     config={
@@ -340,7 +412,7 @@ class Design:
                         "seed": self.settings.seed,
                     },
                     inputs=inputs,
-                    estimated_seconds=4,
+                    optional=frozenset(run.arm for run in largest if run.subset_size),
                     description="patch-similarity maps",
                 )
             )

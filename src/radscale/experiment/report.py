@@ -222,7 +222,12 @@ def warnings(study: "Study") -> list[str]:
     if small:
         sizes = ", ".join(f"{size:,}" for size in small)
         found.append(f"One encoder per arm was trained at size {sizes}: its spread over subsets is not known there.")
-    unfinished = [name for name, state in study.states().items() if state.status != "done"]
+    states = study.states()
+    failed = {name: state.reason for name, state in states.items() if state.status == "failed"}
+    for name, reason in failed.items():
+        found.append(f"{name} failed and is not in the numbers: {reason}.")
+    allowed = ("done", "failed", "incomplete") if failed else ("done",)
+    unfinished = [name for name, state in states.items() if state.status not in allowed]
     if unfinished:
         found.append(f"{len(unfinished)} steps of the experiment are not done, the first is {unfinished[0]}.")
     return found

@@ -170,12 +170,20 @@ class Similarity(Strict):
 
 
 class Hardware(Strict):
-    """For `plan` only: what the runs cost. Never part of a result's identity."""
+    """For `plan` and the bars only: what the steps cost. Never part of a result's identity."""
 
     name: str = "this machine"
     num_devices: Positive = 1
     sustained_tflops: PositiveFloat = 0.05
-    """Per device, for training; `status` shows what was reached."""
+    """Of a device in training."""
+    optimizer_step_seconds: Annotated[float, Field(ge=0)] = 0.02
+    """What an optimizer step takes beside its FLOPs: on a CPU what many small operations cost to start."""
+    probe_step_seconds: Annotated[float, Field(ge=0)] = 0.002
+    """The same of a step of the probes."""
+    image_seconds: Annotated[float, Field(ge=0)] = 0.001
+    """To read and prepare an image for an encoder."""
+    start_seconds: Annotated[float, Field(ge=0)] = 0.5
+    """Of any step: its process, its inputs, its outputs."""
     price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
     currency: str = "USD"
 
@@ -187,6 +195,9 @@ class Experiment(Strict):
     title: str
     description: str = ""
     seed: int = 0
+    num_threads: Positive = 1
+    """CPU threads of a step that trains, probes or draws with a network. They decide the last bits of its result (sums are
+    split among them), so they are a setting and do not follow the machine or --workers."""
     image_size_px: Annotated[int, Field(ge=16, le=2048)] = 518
     pretraining_dataset: Name
     datasets: Annotated[dict[Name, DatasetSettings], Field(min_length=1)]
@@ -232,6 +243,11 @@ class Experiment(Strict):
                 raise ValueError(f"arms.{name}: the name is also that of open weights; rename one")
         for name, evaluation in self.evaluations.items():
             _need(self.datasets, evaluation.dataset, f"evaluations.{name}.dataset", "datasets")
+            if not isinstance(self.datasets[evaluation.dataset].source, DatasetSource):
+                for split in ("train", "test"):
+                    if getattr(self.datasets[evaluation.dataset].splits, split) == 0:
+                        where = f"datasets.{evaluation.dataset}.splits.{split}"
+                        raise ValueError(f"{where}: is 0, and evaluation '{name}' needs images there; give it a share")
         if self.budget.reference is not None:
             _need(self.arms, self.budget.reference, "budget.reference", "arms")
         return self
@@ -244,12 +260,16 @@ def _need(known: Mapping[str, Any], name: str, key: str, section: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedExperiment:
-    """An experiment and where its relative paths start."""
+    """An experiment and the files that state it."""
 
     settings: Experiment
-    folder: Path
-    indices: tuple[LineIndex, ...] = ()
-    """Line numbers of the file, then of what it extends."""
+    indices: tuple[LineIndex, ...]
+    """Of the command line (if it sets anything), the file, and what it extends."""
+
+    def resolve(self, location: Location, path: str) -> Path:
+        """A path starts at the folder of the file that states it; of the command line and of a recipe, here."""
+        folder = next((index.folder for index in self.indices if location in index), Path.cwd())
+        return (folder / Path(path).expanduser()).resolve()
 
     def locate(self, candidates: Sequence[Location]) -> str:
         """`study.yaml:12: pretraining.batch_size` for the first candidate that some file states."""
@@ -270,42 +290,43 @@ def load_experiment(name_or_path: str, overrides: Mapping[str, Any] | None = Non
     """Read an experiment file, or a recipe by its name.
 
     A file may say `extends: RECIPE` (or another file's path): mappings are merged, lists, values and `OWN_WORDS` replaced,
-    and a key set to null is removed. Relative paths in it start at the file's folder.
+    and a key set to null is removed. A relative path
+    starts at the folder of the file that states it.
 
     Raises:
         InputError: one line that names file, line, key and what is allowed.
     """
-    merged, indices, folder = _read_chain(name_or_path, ())
+    merged, indices = _read_chain(name_or_path, ())
     if overrides:
         merged = _merge(merged, dict(overrides))
         indices = [LineIndex.of_overrides(dict(overrides)), *indices]
     try:
-        return LoadedExperiment(Experiment.model_validate(merged), folder, tuple(indices))
+        return LoadedExperiment(Experiment.model_validate(merged), tuple(indices))
     except ValidationError as error:
         raise InputError(_explain(error, merged, indices)) from None
 
 
-def _read_chain(name_or_path: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[LineIndex], Path]:
+def _read_chain(name_or_path: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], list[LineIndex]]:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or (path.exists() and name_or_path not in recipe_names()):
         values, index = read_yaml(path)
-        folder, key = path.resolve().parent, str(path.resolve())
+        key = str(path.resolve())
     elif name_or_path in recipe_names():
         text = resources.files("radscale.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
         values, index = parse_yaml(text, f"recipe {name_or_path}")
-        folder, key = Path.cwd(), name_or_path
+        key = name_or_path
     else:
         raise InputError(f"{name_or_path}: neither a YAML file nor a recipe ({', '.join(recipe_names())})")
     if key in seen:
         raise InputError(f"{index.describe(('extends',))}: '{name_or_path}' extends itself; break the circle")
     base_name = values.pop("extends", None)
     if base_name is None:
-        return values, [index], folder
+        return values, [index]
     if not isinstance(base_name, str):
         raise InputError(f"{index.describe(('extends',))}: must be the name of a recipe or a path, got {base_name!r}")
     is_path = base_name.endswith((".yaml", ".yml"))
-    base, indices, _ = _read_chain(str(folder / base_name) if is_path else base_name, (*seen, key))
-    return _merge(base, values), [index, *indices], folder
+    base, indices = _read_chain(str(index.folder / base_name) if is_path else base_name, (*seen, key))
+    return _merge(base, values), [index, *indices]
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,7 @@ from radscale.execution import ArtifactStore, RunSummary, Step, StepState, run_s
 from radscale.execution.display import RunDisplay
 from radscale.execution.runner import topological_order
 from radscale.experiment.design import Design
-from radscale.experiment.settings import (
-    DatasetSource,
-    DicomSource,
-    ImagesSource,
-    LoadedExperiment,
-    PhantomSource,
-)
+from radscale.experiment.settings import DatasetSource, LoadedExperiment
 
 if TYPE_CHECKING:
     from radscale.experiment.costs import RunCost
@@ -74,41 +68,45 @@ class Study:
 
         if sources:
             self._check_sources()
-            self._check_sizes()
         check_settings(self.design)
+        self._check_sizes()
 
     def _check_sources(self) -> None:
-        for name, dataset in self.settings.datasets.items():
-            step = self.design.datasets[name]
-            source = dataset.source
-            if isinstance(source, PhantomSource) or self.store.record(step) is not None:
-                continue
-            kinds: dict[type, str] = {DicomSource: "archive", ImagesSource: "folder", DatasetSource: "path"}
-            key = kinds[type(source)]
-            path = self.design.resolve(getattr(source, key))
-            if not path.is_dir():
-                raise InputError(f"datasets.{name}.source.{key}: {path} is not a folder; correct the path")
+        for name in self.settings.datasets:
+            step, path = self.design.datasets[name], self.design.source_path(name)
+            if path is not None and self.store.record(step) is None and not path.is_dir():
+                where = self.design.locate([("datasets", name, "source")])
+                raise InputError(f"{where}: {path} is not a folder; correct the path")
         for name, weights in self.settings.open_weights.items():
-            step = self.design.open_weights[name]
-            if weights.load is None or self.store.record(step) is not None:
-                continue
-            path = self.design.resolve(str(weights.weights))
-            if not path.exists():
-                raise InputError(f"open_weights.{name}.weights: {path} does not exist; correct the path")
+            if weights.load is not None and self.store.record(self.design.open_weights[name]) is None:
+                path = self.design.weights_path(name)
+                if not path.exists():
+                    where = self.design.locate([("open_weights", name, "weights")])
+                    raise InputError(f"{where}: {path} does not exist; correct the path")
 
     def _check_sizes(self) -> None:
-        """The largest subset fits the data, if they are there already; else their ingest checks it."""
+        """The largest subset fits the data as far as they can be counted; their ingest checks it to the image."""
         from radscale.datasets import Dataset
 
-        step = self.design.datasets[self.settings.pretraining_dataset]
+        name, largest = self.settings.pretraining_dataset, self.settings.subset_sizes[-1]
+        step, splits = self.design.datasets[name], self.settings.datasets[name].splits
         if self.store.state(step).status == "done":
-            num_train = Dataset(self.store.path(step)).num_train
-            if num_train < self.settings.subset_sizes[-1]:
-                largest = self.settings.subset_sizes[-1]
-                raise InputError(
-                    f"subset_sizes: {largest:,} images are more than the {num_train:,} training images of "
-                    f"'{self.settings.pretraining_dataset}'; take smaller sizes or a larger training share"
-                )
+            found, what = Dataset(self.store.path(step)).num_train, "training images"
+        else:
+            count = self.design.count_images(name)
+            if count is None:
+                return
+            found, what = count, "images"
+            if splits.train * count < largest <= count and not isinstance(self.settings.datasets[name].source, DatasetSource):
+                # Patients, not images, are split: the share is only near to what is asked for.
+                found, what = round(splits.train * count), "training images to be expected"
+                if largest < 1.1 * found:
+                    return
+        if found < largest:
+            raise InputError(
+                f"{self.design.locate([('subset_sizes',)])}: {largest:,} images are more than the {found:,} {what} of "
+                f"'{name}'; take smaller sizes or a larger training share"
+            )
 
     def run(self, console: Console, *, num_workers: int, rebuild: bool = False, only: str | None = None) -> RunSummary:
         """Do what is missing. Nothing that is done is done again."""
@@ -116,7 +114,11 @@ class Study:
         self.store.claim(self.settings.name)
         targets = self._targets(only)
         steps = self._with_secret(topological_order(targets))
-        with RunDisplay(console, [step for step in steps if self.store.state(step).status != "done"]) as display:
+        from radscale.experiment.costs import CostModel
+
+        missing = [step for step in steps if self.store.state(step).status != "done"]
+        seconds = CostModel(self.design).seconds if missing else {}
+        with RunDisplay(console, missing, seconds) as display:
             return run_steps(steps, self.store, display=display, num_workers=num_workers, rebuild=rebuild, preload=PRELOAD)
 
     def _targets(self, only: str | None) -> Sequence[Step]:
@@ -168,7 +170,7 @@ class Study:
 
         self.store.check_owner(self.settings.name)
         state = self.store.state(self.design.analysis)
-        if state.status != "done":
+        if state.status not in ("done", "incomplete"):
             raise InputError(
                 f"{self.settings.name}: the analysis is {state.status}; do `radscale run` first (see `radscale status`)"
             )

@@ -23,8 +23,10 @@ _Loader.add_implicit_resolver(
 class LineIndex:
     """Line numbers of the keys and values of a YAML document."""
 
-    def __init__(self, source: str, lines: dict[Location, int]) -> None:
+    def __init__(self, source: str, lines: dict[Location, int], folder: Path | None = None) -> None:
         self.source, self._lines = source, lines
+        self.folder = folder or Path.cwd()
+        """Where relative paths of the document start."""
 
     def describe(self, location: Location) -> str:
         """`study.yaml:12: budget.epochs` for the nearest key that stands in this file."""
@@ -65,11 +67,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], LineIndex]:
         raise InputError(f"{path}: no such file; give the path of an experiment YAML or the name of a recipe") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.__class__.__name__}); save it as UTF-8") from None
-    return parse_yaml(text, path.name)
+    return parse_yaml(text, path.name, path.resolve().parent)
 
 
-def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], LineIndex]:
-    """Parse YAML text; `source` names it in messages. See `read_yaml`."""
+def parse_yaml(text: str, source: str, folder: Path | None = None) -> tuple[dict[str, Any], LineIndex]:
+    """Parse YAML text; `source` names it in messages, its relative paths start at `folder`. See `read_yaml`."""
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -78,7 +80,7 @@ def parse_yaml(text: str, source: str) -> tuple[dict[str, Any], LineIndex]:
         raise InputError(f"{source}:1: an experiment is a mapping of keys to values; see `radscale plan --help`")
     lines: dict[Location, int] = {}
     value = _construct(root, (), lines, source)
-    return value, LineIndex(source, lines)
+    return value, LineIndex(source, lines, folder)
 
 
 def parse_value(text: str, source: str) -> Any:

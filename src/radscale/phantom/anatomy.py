@@ -259,11 +259,12 @@ def _mediastinum(chest: Chest, canvas: Canvas, image: np.ndarray, air: np.ndarra
     p = chest.patient
     size = p.heart_scale * chest.heart
     base = p.dome_left + chest.dome_left * 0.5
-    heart = (52 * size, 46 * size, 62 * size)
+    # The long axis runs from the right and above to the apex, which points to the left and down.
+    ventricles = (67 * size, 46 * size, 42 * size)
     solids = [
-        Ellipsoid((22 * size, -22, base - 30 * size - 8), heart, TISSUE * 0.60, tilt=p.heart_tilt),
-        Ellipsoid((-13 * size, -14, base - 46), (34 * size, 36, 52 * size), TISSUE * 0.45),
-        Ellipsoid((9 * size, 6, base - 78 * size), (31 * size, 28, 46), TISSUE * 0.45, tilt=0.5),
+        Ellipsoid((24 * size, -22, base - 27 * size - 8), ventricles, TISSUE * 0.60, tilt=p.heart_tilt),
+        Ellipsoid((-14 * size, -14, base - 44), (30 * size, 36, 46 * size), TISSUE * 0.42),
+        Ellipsoid((12 * size, 4, base - 68 * size), (29 * size, 30, 50 * size), TISSUE * 0.42, tilt=-0.35),
         # great vessels, aortic knob, trunk of the pulmonary artery
         Ellipsoid((2, 4, 62), (33, 36, 100), TISSUE * 0.75),
         Ellipsoid(

@@ -156,8 +156,9 @@ class PretrainingConfig:
     ema_decay: float = 0.999
     """CLIP and UniCL export the moving average of their weights, as MedImageInsight does."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    label_tasks: dict[str, str] = field(default_factory=dict)
-    """UniCL: tasks whose positives form an image's label text, with the words used for them."""
+    label_tasks: dict[str, str] | Literal["all"] = field(default_factory=dict)
+    """UniCL: tasks whose positives form an image's label text, with the words used for them; "all": every task of the label
+    table, in the words of its key (`bacterial_pneumonia`: bacterial pneumonia)."""
     text: TextOptions = TextOptions()
     text_tower: TextTower = TextTower()
     augmentation: Augmentation = Augmentation()
@@ -182,7 +183,7 @@ class PretrainingConfig:
         check_rules(self, rules)
         if self.objective == "unicl" and not self.label_tasks:
             raise InputError(
-                "objective unicl needs label_tasks: the tasks whose labels become texts, e.g. {ETT: Endotracheal Tube}"
+                "objective unicl needs label_tasks: the tasks whose labels become texts, e.g. {ETT: Endotracheal Tube}, or all"
             )
 
 

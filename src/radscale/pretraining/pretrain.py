@@ -130,16 +130,13 @@ def _rows(config: PretrainingConfig, data: Dataset, rows: np.ndarray, labels: Pa
     reports = [report_text(sections.get(study, {}), config.text) for study in studies]
     names = [""] * len(studies)
     if config.objective == "unicl":
-        positives = _positives(labels, config)
+        tasks, positives = _positives(labels, config)
         keys = zip(manifest["sample_id"].to_pylist(), studies, strict=True)
-        names = [
-            label_text(positives.get(("sample", s), set()) | positives.get(("study", t), set()), config.label_tasks)
-            for s, t in keys
-        ]
+        names = [label_text(positives.get(("sample", s), set()) | positives.get(("study", t), set()), tasks) for s, t in keys]
         if not any(names):
             raise InputError(
-                f"objective unicl: none of label_tasks ({', '.join(config.label_tasks)}) is positive in the subset's labels; "
-                "name tasks that the label table has"
+                f"objective unicl: none of label_tasks ({', '.join(tasks)}) is positive in the {len(studies):,} images of the "
+                "subset; name tasks that the label table has, or take a larger subset"
             )
     elif not any(reports):
         raise InputError("objective clip: no image of the subset has a report; ingest reports, or use unicl or dinov2")
@@ -159,16 +156,20 @@ def _sections(data: Dataset, labels: Path | None) -> dict[str, dict[str, str]]:
     return {row["study_id"]: row for row in table.to_pylist()}
 
 
-def _positives(labels: Path | None, config: PretrainingConfig) -> dict[tuple[str, str], set[str]]:
+def _positives(labels: Path | None, config: PretrainingConfig) -> tuple[dict[str, str], dict[tuple[str, str], set[str]]]:
+    """Words of the label tasks, and the positive ones of each study and sample."""
     if labels is None:
         raise InputError("objective unicl needs a label table; give labels (see `radscale extract`)")
-    found: dict[tuple[str, str], set[str]] = {}
     table = read_label_table(labels)
+    wanted = config.label_tasks
+    if wanted == "all":
+        wanted = {task: task.replace("_", " ") for task in sorted(set(table["task"].to_pylist()))}
+    found: dict[tuple[str, str], set[str]] = {}
     columns = (table[name].to_pylist() for name in ("level", "id", "task", "state"))
     for level, key, task, state in zip(*columns, strict=True):
-        if state == "positive" and task in config.label_tasks:
+        if state == "positive" and task in wanted:
             found.setdefault((level, key), set()).add(task)
-    return found
+    return wanted, found
 
 
 def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> LoopSettings:

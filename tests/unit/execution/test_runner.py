@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,47 @@ def test_what_is_stale_says_why_in_words(store: ArtifactStore, display: Recorder
 )
 def test_a_full_disk_is_known_in_every_wording(error: Exception) -> None:
     assert describe_error(error).startswith("no space left on the disk")
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_threads_come_from_the_step_and_not_from_the_machine(
+    store: ArtifactStore, display: Recorder, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    step = replace(make_step("one", "count_threads"), num_threads=2)
+    assert run_steps([step], store, display=display, num_workers=num_workers).ok
+    record = store.record(step)
+    assert record is not None
+    assert record.result == {"torch": 2}
+    assert record.identity["num_threads"] == 2
+
+
+def test_other_threads_or_another_version_make_an_output_stale(store: ArtifactStore, display: Recorder) -> None:
+    step = make_step("one", text="x")
+    run_steps([step], store, display=display)
+    assert store.state(replace(step, num_threads=2)).changes == ("num_threads: 1 -> 2",)
+    assert store.state(replace(step, version=2)).changes == ("made by another version of the step",)
+    assert store.state(step).status == "done"
+
+
+def test_a_step_is_made_without_optional_inputs_that_failed_and_again_when_they_are_there(
+    store: ArtifactStore, display: Recorder
+) -> None:
+    good, bad = make_step("good", text="g"), make_step("bad", "fail", message="too few labels")
+    whole = replace(make_step("all", inputs=[good, bad], text="!"), optional=frozenset({"good", "bad"}))
+    summary = run_steps([whole], store, display=display)
+    assert summary.outcomes == {"good": "done", "bad": "failed", "all": "done"}
+    assert (store.path(whole) / "text.txt").read_text() == "g!"
+    assert (store.state(whole).status, store.state(whole).reason) == ("incomplete", "made without bad")
+    assert run_steps([whole], store, display=display).outcomes["all"] == "kept"
+    mended = make_step("bad", text="b")
+    whole = replace(whole, inputs={"good": good, "bad": mended})
+    assert run_steps([whole], store, display=display).ok
+    assert (store.path(whole) / "text.txt").read_text() == "gb!"
+    assert store.state(whole).status == "done"
+
+
+def test_a_step_without_any_of_its_optional_inputs_is_skipped(store: ArtifactStore, display: Recorder) -> None:
+    good, bad = make_step("good", text="g"), make_step("bad", "fail", message="no")
+    whole = replace(make_step("all", inputs=[good, bad], text="!"), optional=frozenset({"bad"}))
+    assert run_steps([whole], store, display=display).outcomes["all"] == "skipped"

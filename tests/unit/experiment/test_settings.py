@@ -50,7 +50,7 @@ def test_a_valid_file_loads(tmp_path: Path) -> None:
     loaded = load_experiment(write(tmp_path, BASE))
     assert loaded.settings.subset_sizes == [10, 20]
     assert loaded.settings.num_replicates(10) == 2
-    assert loaded.folder == tmp_path.resolve()
+    assert Study(loaded).design.source_path("own") == tmp_path.resolve() / "pictures"
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,60 @@ def test_a_mistake_on_the_command_line_is_said_to_be_there(tmp_path: Path) -> No
 def test_overrides_from_the_command_line(tmp_path: Path) -> None:
     settings = load_experiment(write(tmp_path, BASE), {"budget": {"epochs": 9}}).settings
     assert settings.budget.epochs == 9
+
+
+def test_a_relative_path_starts_at_the_file_that_states_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "shared", BASE, "base.yaml")
+    path = write(tmp_path / "mine", "extends: ../shared/base.yaml\nopen_weights: {open: {weights: newer}}\n")
+    monkeypatch.chdir(tmp_path)
+    design = Study(load_experiment(path)).design
+    assert design.source_path("own") == tmp_path / "shared" / "pictures"
+    assert design.weights_path("open") == tmp_path / "mine" / "newer"
+    typed = Study(load_experiment(path, {"open_weights": {"open": {"weights": "here"}}})).design
+    assert typed.weights_path("open") == tmp_path / "here"
+
+
+def own_images(tmp_path: Path, rows: int = 40, labels: str = "finding: categorical") -> str:
+    """The base study on a table of so many rows, with labels normal and sick."""
+    (tmp_path / "pictures").mkdir(exist_ok=True)
+    lines = [f"{n}.png,p{n},{('normal', 'sick')[n % 2]}" for n in range(rows)]
+    (tmp_path / "pictures" / "metadata.csv").write_text("image_path,patient_id,finding\n" + "\n".join(lines) + "\n")
+    return BASE.replace("      folder: pictures\n", f"      folder: pictures\n      settings: {{labels: {{{labels}}}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("tasks: all", "tasks: [normal, sik]", r"study\.yaml:\d+: evaluations\.main\.tasks.*'sik'.*did you mean 'sick'"),
+        ("    labels: own\n", "    labels: own\n    splits: {train: 0.9, validation: 0.1, test: 0.0}\n", r"splits\.test: is 0"),
+        ("[10, 20]", "[10, 50]", r"study\.yaml:\d+: subset_sizes: 50 images are more than the 40 images"),
+        ("[10, 20]", "[10, 38]", r"subset_sizes: 38 images are more than the 32 training images to be expected"),
+        ("budget:\n", "pretraining: {subset_size: 4}\nbudget:\n", r"pretraining\.subset_size: the study decides it"),
+        ("budget:\n", "pretraining: {budget: {unit: flops}}\nbudget:\n", r"study\.yaml:\d+: pretraining\.budget: the study"),
+        ("budget:\n", "probe: {tasks: all}\nbudget:\n", r"probe\.tasks: the study decides it; state `tasks` of the evaluation"),
+        (
+            "    objective: dinov2\n",
+            "    objective: unicl\n    settings: {label_tasks: {sik: ill}}\n",
+            r"label_tasks\.sik.*'sick'",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    text = own_images(tmp_path).replace(old, new).replace("{10: 2, 20: 1}", "1")
+    with pytest.raises(InputError, match=expected) as error:
+        Study(load_experiment(write(tmp_path, text)), tmp_path / "out").check(sources=False)
+    assert "\n" not in str(error.value)
+
+
+def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
+    text = (
+        own_images(tmp_path)
+        .replace("tasks: all", "tasks: [normal, sick]")
+        .replace("    objective: dinov2", "    objective: unicl")
+    )
+    text = text.replace("    start: open\n", "    start: open\n    settings: {label_tasks: all}\n")
+    Study(load_experiment(write(tmp_path, text)), tmp_path / "out").check(sources=False)
+    loaded = load_experiment("images")
+    Study(loaded, tmp_path / "out").check(sources=False)

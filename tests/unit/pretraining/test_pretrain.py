@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from blob_dataset import ENCODER, write_dataset
+from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.models import DinoHead, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
@@ -313,3 +314,15 @@ def test_a_backbone_without_its_head_is_not_trained_against_a_random_one(data: P
     save_checkpoint(start, build_encoder(ENCODER, seed=3), info={"objective": "none"})
     with pytest.raises(InputError, match="head_warmup_fraction"):
         pretrain(settings("dinov2", architecture=None), data, tmp_path, init=start)
+
+
+def test_all_label_tasks_are_those_of_the_table_in_the_words_of_their_keys(data: Path, tmp_path: Path) -> None:
+    def texts(label_tasks: Any) -> list[str]:
+        config = settings("unicl", label_tasks=label_tasks)
+        rows = np.arange(60)
+        found = pretrain_module._rows(config, Dataset(data), rows, data / "labels.parquet")
+        return found.text
+
+    tasks = set(pq.read_table(data / "labels.parquet")["task"].to_pylist())
+    assert texts("all") == texts({task: task.replace("_", " ") for task in sorted(tasks)})
+    assert pretrain(settings("unicl", steps=1, label_tasks="all"), data, tmp_path)["num_label_texts"] > 0

@@ -1,0 +1,51 @@
+"""The plan's estimate: against the paper's own hours, and that every stage has a price."""
+
+from pathlib import Path
+
+import pytest
+
+from radscale.execution import ArtifactStore
+from radscale.experiment import Design, load_experiment
+from radscale.experiment.costs import CostModel, planned_costs
+
+PAPER_HOURS = {30_000: 0.33, 50_000: 0.58, 100_000: 1.17, 1_000_000: 11.67, 3_500_000: 40.83}
+"""On 32 GPUs, one run of any arm (section 5)."""
+
+
+def test_the_paper_costs_what_its_authors_paid(tmp_path: Path) -> None:
+    costs = [cost for cost in planned_costs(Design(load_experiment("paper")), ArtifactStore(tmp_path)) if cost.subset_size]
+    assert len(costs) == 3 * (3 + 3 + 3 + 1 + 1)
+    for cost in costs:
+        # The paper rounds to a hundredth of an hour, and 0.33 of 0.35.
+        assert cost.seconds / 3600 / 32 == pytest.approx(PAPER_HOURS[cost.subset_size], rel=0.07)
+    assert sum(cost.seconds for cost in costs) / 3600 == pytest.approx(5645, rel=0.005)
+    # The times are those of 15 epochs of MedImageInsight.
+    for cost in costs:
+        if cost.arm.startswith("mi2"):
+            assert cost.samples_seen == pytest.approx(15 * cost.subset_size, rel=0.01)
+
+
+def test_every_step_has_a_cost_and_small_ones_are_not_free() -> None:
+    design = Design(load_experiment("smoke"))
+    model = CostModel(design)
+    start = design.settings.hardware.start_seconds
+    assert min(model.seconds.values()) >= start
+    stages = {name.split("/")[0] for name, seconds in model.seconds.items() if seconds > start}
+    assert {"phantom", "datasets", "extraction", "open_weights", "pretraining", "probing", "analysis"} <= stages
+
+
+def test_the_rate_is_the_users() -> None:
+    slow = CostModel(
+        Design(load_experiment("phantom", {"hardware": {"sustained_tflops": 0.001, "optimizer_step_seconds": 0.0}}))
+    )
+    fast = CostModel(
+        Design(load_experiment("phantom", {"hardware": {"sustained_tflops": 0.002, "optimizer_step_seconds": 0.0}}))
+    )
+    name, start = "pretraining/clip/n=900/replicate=0", slow.hardware.start_seconds
+    assert slow.seconds[name] - start == pytest.approx(2 * (fast.seconds[name] - start))
+
+
+def test_equal_compute_is_planned_equal() -> None:
+    costs = planned_costs(Design(load_experiment("phantom")), ArtifactStore(Path("none")))
+    of_900 = {cost.arm: cost.flops for cost in costs if cost.subset_size == 900}
+    assert max(of_900.values()) < 1.05 * min(of_900.values())
