@@ -288,6 +288,7 @@ class Design:
                 **self.settings.analysis.model_dump(),
             },
             inputs=inputs,
+            version=2,  # 2: all pairs of models at a size are compared
             estimated_seconds=20,
             description="AUPRC, paired bootstrap, scaling laws, subgroups",
         )
