@@ -127,6 +127,7 @@ def read_raw(path: Path) -> list[dict[str, str]]:
 
 
 Styles = Mapping[str, ArmStyle]
+FIGURES = ("scaling", "largest_gain", "tasks", "differences", "data_plan", "subgroups", "gain_by_cost")
 
 
 def _styles(arms: Arms) -> Styles:
@@ -152,7 +153,7 @@ def _evaluation(
         "answers": answers(tables, arms, tasks),
         "summary": _summary_rows(tables, arms),
         "gain_task": tasks[gain_task] if gain_task else None,
-        "figures": _figures(inputs, facts, tables, plan, gain_task, runs, styles, folder),
+        "figures": dict.fromkeys(FIGURES) | _figures(inputs, facts, tables, plan, gain_task, runs, styles, folder),
         "plan_arm": plan[0]["arm"] if plan else None,
         "subgroups": _subgroup_table(tables, arms),
         "table": table,
