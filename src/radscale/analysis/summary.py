@@ -1,6 +1,7 @@
 """From prediction tables to the tables of the answer page: scores, comparisons, fits, curves, subgroups."""
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ def _run_columns(key: tuple[str, int, int, int], arms: Mapping[str, Mapping[str,
 def _comparisons(
     scores: dict[str, RunScores], arms: Mapping[str, Mapping[str, Any]], num_bootstrap: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Every arm at every size against its open weights, and every pair of arms at every common size."""
+    """Every arm at every size against all open weights, every pair of arms at every common size, and open weights in pairs."""
     groups: dict[tuple[str, int], list[tuple[str, int, int, int]]] = {}
     for key in next(iter(scores.values())).vectors if scores else ():
         groups.setdefault(key[:2], []).append(key)
@@ -232,15 +233,12 @@ def _pairs(
 ) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
     sizes = sorted({size for _, size in groups if size})
     names = [arm for arm, facts in arms.items() if facts["open_weights_arm"] is not None]
+    opened = [(arm, 0) for arm, facts in arms.items() if facts["open_weights_arm"] is None and (arm, 0) in groups]
     for size in sizes:
-        for arm in names:
-            open_weights = (arms[arm]["open_weights_arm"], 0)
-            if (arm, size) in groups and open_weights in groups:
-                yield (arm, size), open_weights
-        for index, first in enumerate(names):
-            for second in names[index + 1 :]:
-                if (first, size) in groups and (second, size) in groups:
-                    yield (first, size), (second, size)
+        present = [(arm, size) for arm in names if (arm, size) in groups]
+        yield from itertools.product(present, opened)
+        yield from itertools.combinations(present, 2)
+    yield from itertools.combinations(opened, 2)
 
 
 def _fits(

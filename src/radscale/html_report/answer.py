@@ -1,51 +1,62 @@
-"""The answer in words. Each sentence follows from the tables, and says less where they say less."""
+"""The answer in words: four questions, each with a verdict that follows from the tables and says less where they say less."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from radscale.html_report.tables import AnalysisTables, Row, count, mean, signed_points
+from radscale.html_report.rows import (
+    MORE,
+    UNPREDICTABLE,
+    Arms,
+    data_plan_rows,
+    expected_gain,
+    fit_of,
+    open_arms,
+    trained_arms,
+)
+from radscale.html_report.tables import AnalysisTables, Row, count, mean, points, signed_points
 
-UNPREDICTABLE = 0.3
-"""Width of an interval, in score, beyond which an extrapolation says nothing."""
 
-Arms = Mapping[str, Mapping[str, Any]]
+@dataclass(frozen=True)
+class Answer:
+    """One question of a reader, a verdict in a few words, and what stands behind it."""
+
+    question: str
+    verdict: str
+    reasons: str
 
 
-def answer_sentences(tables: AnalysisTables, arms: Arms, label: str) -> list[str]:
-    """Plain sentences for one evaluation: who beats the open model and from when on, who is best, what more data brings."""
-    trained = [arm for arm, facts in arms.items() if facts["open_weights_arm"] is not None and tables.sizes(arm)]
+def answers(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> list[Answer]:
+    """Who beats the open model and from when on, with which objective, what more data brings, and how sure all that is."""
+    trained = trained_arms(tables, arms)
     if not trained:
-        return [f"{label}: nothing was trained, so there is no answer yet."]
-    sentences = [_beats_open(tables, arms, arm) for arm in trained]
-    sentences.append(_best_objective(tables, arms, trained))
-    sentences += [text for arm in trained if (text := _more_data(tables, arms, arm))]
-    return sentences
+        return [Answer("How much of our own data beats the open model?", "No answer yet.", "Nothing was trained.")]
+    return [
+        _beats_open(tables, arms, trained),
+        _best_objective(tables, arms, trained),
+        _more_data(tables, arms, names, trained),
+        _how_sure(tables, arms, trained),
+    ]
 
 
-def _beats_open(tables: AnalysisTables, arms: Arms, arm: str) -> str:
-    """From which of the tested sizes on an arm is better than its open weights, by the paired test; and the fitted size."""
-    name, open_arm = arms[arm]["label"], arms[arm]["open_weights_arm"]
-    open_name = arms[open_arm]["label"]
-    sizes = tables.sizes(arm)
-    rows = {size: tables.comparison((arm, size), (open_arm, 0), "average") for size in sizes}
-    if any(row is None for row in rows.values()):
-        return f"{name} was not compared with {open_name}."
-    better = [size for size in sizes if rows[size] is not None and _sign(rows[size]) > 0]
-    worse = [size for size in sizes if rows[size] is not None and _sign(rows[size]) < 0]
-    largest = rows[sizes[-1]]
-    assert largest is not None
-    low, high = signed_points(largest["low"]), signed_points(largest["high"])
-    gain = f"{signed_points(largest['difference'])} AUPRC points [{low}, {high}]"
-    if sizes[-1] in better:
-        from_size = next(size for index, size in enumerate(sizes) if all(later in better for later in sizes[index:]))
-        start = "already with the smallest subset of" if from_size == sizes[0] else "from"
-        verdict = f"beats {open_name} {start} {from_size:,} own images{'' if from_size == sizes[0] else ' on'}"
-    elif sizes[-1] in worse:
-        verdict = f"stays below {open_name} with all {sizes[-1]:,} own images"
-    else:
-        verdict = f"cannot be told apart from {open_name} with {sizes[-1]:,} own images"
-    return f"{name} {verdict} ({gain} at {sizes[-1]:,}).{_fitted_size(tables, arm)}"
+def interval(row: Mapping[str, Any], value: str = "difference") -> str:
+    """`+2.4 [+1.1, +3.6]` in points."""
+    return f"{signed_points(row[value])} [{signed_points(row['low'])}, {signed_points(row['high'])}]"
+
+
+def better_from(tables: AnalysisTables, arms: Arms, arm: str) -> int | None:
+    """Smallest size tried from which on every size is significantly better than the open weights."""
+    found = None
+    for size in reversed(tables.sizes(arm)):
+        if _sign(_against_open(tables, arms, arm, size)) <= 0:
+            break
+        found = size
+    return found
+
+
+def _against_open(tables: AnalysisTables, arms: Arms, arm: str, size: int) -> Row | None:
+    return tables.comparison((arm, size), (arms[arm]["open_weights_arm"], 0), "average")
 
 
 def _sign(row: Row | None) -> int:
@@ -54,66 +65,171 @@ def _sign(row: Row | None) -> int:
     return 1 if row["difference"] > 0 else -1
 
 
-def _fitted_size(tables: AnalysisTables, arm: str) -> str:
-    fit = next((row for row in tables.fits if row["arm"] == arm and row["task"] == "average"), None)
-    if fit is None or fit["verdict"] == "no fit":
-        return f" No scaling law was fitted: {fit['note']}." if fit else ""
-    if fit["verdict"] == "not reached":
-        return " Its fitted curve does not reach the open model at any size."
-    if fit["samples_low"] <= fit["min_size"] and math.isinf(fit["samples_high"]):
-        return (
-            " Its fitted curve does not tell how many images that takes: from the smallest subset to never, all fit the data."
-        )
-    if fit["verdict"] == "below smallest":
-        low, high = fit["samples_low"], fit["samples_high"]
-        if high <= fit["min_size"]:
-            return ""
-        return f" By its fitted curve the smallest subset is enough; {count(low)} to {count(high)} images fit the data too."
-    words = "" if fit["verdict"] == "within range" else ", beyond the sizes that were tried"
-    return (
-        f" Its fitted curve meets the open model at {count(fit['samples_needed'])} images "
-        f"[{count(fit['samples_low'])} to {count(fit['samples_high'])}]{words}."
-    )
+def _beats_open(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
+    question = "How much of our own data beats the open model?"
+    rows = {arm: row for arm in trained if (row := _against_open(tables, arms, arm, max(tables.sizes(arm)))) is not None}
+    if not rows:
+        return Answer(question, "No answer yet.", "No arm was compared with its open weights.")
+    starts = {arm: size for arm in rows if (size := better_from(tables, arms, arm)) is not None}
+    largest = max(max(tables.sizes(arm)) for arm in rows)
+    details = "; ".join(f"{arms[arm]['label']} {interval(row)}" for arm, row in rows.items())
+    reasons = f"Difference to the open model that each one started from, in AUPRC points with 95 % intervals: {details}."
+    if starts:
+        arm = min(starts, key=lambda name: (starts[name], -rows[name]["difference"]))
+        smallest = starts[arm] == min(tables.sizes(arm))
+        size = f"{starts[arm]:,} images" + (", the fewest that we tried" if smallest else "")
+        verdict = f"{size}, with {arms[arm]['label']}."
+        others = [name for name in starts if name != arm]
+        if others:
+            verdict += " Also " + _listed([f"{arms[name]['label']} from {starts[name]:,} images on" for name in others]) + "."
+        short = [arms[name]["label"] for name in rows if name not in starts]
+        if short:
+            verdict += f" Not shown for {_listed(short)} with up to {largest:,} images."
+    else:
+        verdict = f"More than the {largest:,} images that we tried, if any amount does."
+        below = [arms[arm]["label"] for arm, row in rows.items() if _sign(row) < 0]
+        if below:
+            verdict += f" {_listed(below)} {'is' if len(below) == 1 else 'are'} measurably worse than the open model."
+        undecided = [row["high"] for row in rows.values() if _sign(row) == 0]
+        if undecided:
+            reasons += f" A gain above {points(max(max(undecided), 0.0))} points is unlikely at this size."
+    meets = [f"{arms[arm]['label']}: {text}" for arm in rows if (text := needed_in_words(tables, arm))]
+    if meets:
+        reasons += f" Where the fitted curve meets the open model: {'; '.join(meets)}."
+    return Answer(question, verdict, reasons)
 
 
-def _best_objective(tables: AnalysisTables, arms: Arms, trained: list[str]) -> str:
+def needed_in_words(tables: AnalysisTables, arm: str) -> str:
+    """Where the fitted curve of the average meets the open model."""
+    fit = fit_of(tables, arm, "average")
+    if fit is None or math.isnan(fit["samples_needed"]):
+        return ""
+    text = needed(fit)
+    if text.startswith("cannot"):
+        return "cannot be told from these encoders"
+    return f"{text} images" if fit["verdict"] != "not reached" else text
+
+
+def needed(fit: Row) -> str:
+    """Images that a fitted curve needs to meet the open weights, with their 95 % interval; short enough for a table."""
+    if fit["verdict"] == "no fit" or math.isnan(fit["samples_needed"]):
+        return "no fit"
+    estimate, low, high, smallest = (fit[name] for name in ("samples_needed", "samples_low", "samples_high", "min_size"))
+    if low <= smallest and count(high) == "not reached":
+        return "cannot be told"
+    if count(low) == "not reached":
+        return "not reached"
+    if high <= smallest:
+        return f"≤ {count(smallest)}"
+    bounds = ["≤ " + count(smallest) if low <= smallest else count(low), count(high)]
+    shown = "≤ " + count(smallest) if estimate <= smallest else count(estimate)
+    return f"{shown} [{bounds[0]} to {bounds[1]}]"
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _best_objective(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
+    question = "With which objective?"
     common = set.intersection(*(set(tables.sizes(arm)) for arm in trained))
     if len(trained) < 2 or not common:
-        return "Only one objective was tried, so objectives cannot be compared."
+        return Answer(question, f"Only {arms[trained[0]]['label']} was tried.", "Objectives can be compared at one size only.")
     size = max(common)
     scores = {arm: mean(tables.scores(arm, size, "average")) for arm in trained}
-    best = max(scores, key=lambda arm: scores[arm])
-    ties = []
-    for other in trained:
-        row = tables.comparison((best, size), (other, size), "average")
-        if other != best and (row is None or not row["significant"]):
-            ties.append(arms[other]["label"])
-    text = f"At {size:,} images {arms[best]['label']} has the highest average ({100 * scores[best]:.1f})"
+    ordered = sorted(trained, key=lambda arm: -scores[arm])
+    best = ordered[0]
+    rows = {arm: tables.comparison((best, size), (arm, size), "average") for arm in ordered[1:]}
+    ties = [arms[arm]["label"] for arm, row in rows.items() if row is None or not row["significant"]]
+    label = arms[best]["label"]
     if not ties:
-        return f"{text}, significantly above the other objectives."
-    if len(ties) == len(trained) - 1:
-        return f"{text}, but no difference between objectives is significant."
-    return f"{text}, not significantly above {' and '.join(ties)}."
+        verdict = f"{label}: measurably above the others."
+    elif len(ties) == len(rows):
+        verdict = f"No measurable difference. {label} is highest, by less than chance could bring."
+    else:
+        verdict = f"{label} is highest, but not measurably above {_listed(ties)}."
+    listed = "; ".join(f"{arms[arm]['label']} {points(scores[arm])}" for arm in ordered)
+    reasons = f"Mean AUPRC in points with {size:,} images: {listed}."
+    compared = "; ".join(f"{arms[arm]['label']} {interval(row)}" for arm, row in rows.items() if row is not None)
+    if compared:
+        reasons += f" {label} minus the others: {compared}."
+    opened = open_arms(tables, arms)
+    if opened:
+        top = max(opened, key=lambda arm: mean(tables.scores(arm, 0, "average")))
+        reasons += f" The best open model, {arms[top]['label']}, has {points(mean(tables.scores(top, 0, 'average')))}"
+        row = tables.comparison((best, size), (top, 0), "average")
+        reasons += f" ({label} minus it: {interval(row)})." if row is not None else "."
+    starts = {arms[arm]["open_weights_arm"] for arm in trained}
+    if len(starts) > 1:
+        reasons += " Objectives that start from different open models differ in architecture too."
+    return Answer(question, verdict, reasons)
 
 
-def _more_data(tables: AnalysisTables, arms: Arms, arm: str) -> str:
-    """What ten times the largest subset is expected to bring, from the fitted curve."""
-    curve = [row for row in tables.curves if row["arm"] == arm and row["task"] == "average"]
-    inside = [row for row in curve if not row["extrapolated"]]
-    if not curve or not inside or curve[-1]["subset_size"] <= inside[-1]["subset_size"]:
-        return ""
-    now, then = inside[-1]["estimate"], curve[-1]["estimate"]
-    # A score lies between 0 and 1, whatever a power law says.
-    low, high = max(curve[-1]["low"], 0.0) - now, min(curve[-1]["high"], 1.0) - now
-    if any(math.isnan(value) for value in (now, then, low, high)):
-        return ""
-    if high - low > UNPREDICTABLE:
-        return f"What ten times more data would bring to {arms[arm]['label']} cannot be told from so few encoders and sizes."
-    certain = "" if low > 0 or high < 0 else ", which is compatible with no gain"
-    return (
-        f"Ten times more data ({count(curve[-1]['subset_size'])} images) would change {arms[arm]['label']} by an expected "
-        f"{signed_points(then - now)} points [{signed_points(low)}, {signed_points(high)}]{certain}; this is extrapolated."
+def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], trained: list[str]) -> Answer:
+    question = "What would more data buy?"
+    largest = max(max(tables.sizes(arm)) for arm in trained)
+    gains, unknown = {}, []
+    for arm in trained:
+        fit = fit_of(tables, arm, "average")
+        gain = None if fit is None else expected_gain(fit)
+        if gain is None or gain["high"] - gain["low"] > UNPREDICTABLE:
+            unknown.append(arms[arm]["label"])
+        else:
+            gains[arm] = gain
+    if not gains:
+        return Answer(question, "Cannot be told from so few encoders and sizes.", "No scaling law could be fitted well enough.")
+    up = [arm for arm in gains if gains[arm]["low"] > 0]
+    down = [arms[arm]["label"] for arm in gains if gains[arm]["high"] < 0]
+    amount = f"{count(MORE * largest)} images"
+    if up:
+        best = max(up, key=lambda arm: gains[arm]["gain"])
+        verdict = f"With {amount}, {MORE} times what we tried: about {signed_points(gains[best]['gain'])} points more with "
+        verdict += f"{arms[best]['label']}."
+    elif down and len(down) == len(gains):
+        verdict = f"Nothing: with {amount}, {MORE} times what we tried, the fitted scores fall."
+    else:
+        verdict = f"Nothing that these data can show: with {amount}, {MORE} times what we tried, no gain and a loss both fit."
+        if max(gain["high"] for gain in gains.values()) < 0.01:
+            verdict = f"Little: with {amount}, {MORE} times what we tried, less than one point."
+    listed = "; ".join(f"{arms[arm]['label']} {interval(gain, 'gain')}" for arm, gain in gains.items())
+    reasons = f"Expected change of the mean AUPRC in points, extrapolated by the fitted power law, 95 % interval: {listed}."
+    if unknown:
+        reasons += f" Too uncertain to tell for {_listed(unknown)}."
+    leader = max(gains, key=lambda arm: mean(tables.scores(arm, max(tables.sizes(arm)), "average")))
+    plan = [row for row in data_plan_rows(tables, arms, names, leader) if not row["is_average"]]
+    if plan:
+        pays = [row["task"] for row in sorted(plan, key=lambda row: -row["gain"]) if row["low"] > 0]
+        done = sum(row["saturated"] for row in plan)
+        reasons += (
+            f" Averages mislead: with {arms[leader]['label']}, {len(pays)} of {len(plan)} tasks have an interval above zero"
+        )
+        reasons += f" ({', '.join(pays[:3])}{', …' if len(pays) > 3 else ''})" if pays else ""
+        reasons += f", {done} {'is' if done == 1 else 'are'} near saturation."
+    return Answer(question, verdict, reasons)
+
+
+def _how_sure(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
+    question = "How sure is that?"
+    facts = {row["task"]: row for row in tables.results if row["task"] != "average"}
+    images = int(max(row["num_samples"] for row in facts.values()))
+    positives = [int(row["num_positives"]) for row in facts.values()]
+    tests = sum(len(tables.sizes(arm)) for arm in trained)
+    encoders = {arm: _num_encoders(tables, arm, max(tables.sizes(arm))) for arm in trained}
+    verdict = f"{images:,} test images, {len(facts)} task{'s' if len(facts) != 1 else ''} with {min(positives):,} to "
+    verdict += f"{max(positives):,} positives each, " if len(facts) > 1 else ""
+    if len(facts) == 1:
+        verdict = f"{images:,} test images with {positives[0]:,} positives, "
+    fewest = min(encoders.values())
+    verdict += f"{fewest} encoder{'s' if fewest != 1 else ''} per objective at the largest size."
+    reasons = (
+        "Intervals of differences come from drawing the test images anew; they do not cover training the encoders once more"
     )
+    reasons += " (the points in the figure show that spread at the smaller sizes)." if fewest == 1 else "."
+    if tests > 1:
+        chance = 1 - 0.95**tests
+        reasons += f" {tests} averages were compared with open weights, at 95 % each: if nothing differed, "
+        reasons += f"up to {100 * chance:.0f} % of such studies would still show one difference or more."
+    return Answer(question, verdict, reasons)
 
 
 def unknowns(tables: Mapping[str, AnalysisTables], arms: Arms) -> list[str]:
@@ -121,21 +237,45 @@ def unknowns(tables: Mapping[str, AnalysisTables], arms: Arms) -> list[str]:
     found = []
     for evaluation, part in tables.items():
         if part.excluded_tasks:
-            names = ", ".join(f"{row['task']} ({row['reason']})" for row in part.excluded_tasks[:6])
+            names = ", ".join(f"{row['task'].replace('_', ' ')} ({row['reason']})" for row in part.excluded_tasks[:6])
             more = f" and {len(part.excluded_tasks) - 6} more" if len(part.excluded_tasks) > 6 else ""
             found.append(f"{evaluation}: not evaluated: {names}{more}.")
         small = [row for row in part.subgroups if row["small"]]
         if small:
             groups = len({(row["variable"], row["stratum"]) for row in small})
-            found.append(f"{evaluation}: {groups} subgroups have too few positives to compare; they are shown hollow.")
-        single = sorted({arm for arm in arms for size in part.sizes(arm) if size and _num_encoders(part, arm, size) == 1})
-        if single:
+            every = len({(row["variable"], row["stratum"]) for row in part.subgroups})
             found.append(
-                f"{evaluation}: at some sizes only one encoder was trained per arm; intervals there hold for that encoder, "
-                "not for another draw of the subset."
+                f"{evaluation}: {groups} of {every} subgroups have too few positives to compare; they are shown hollow."
             )
-    found.append("A fitted power law holds over the sizes that were tried; beyond them curves often bend (paper, section 3.3).")
+        single = sorted({size for arm in arms for size in part.sizes(arm) if size and _num_encoders(part, arm, size) == 1})
+        if single:
+            sizes = _listed([f"{size:,}" for size in single])
+            found.append(
+                f"{evaluation}: with {sizes} images only one encoder was trained per arm; intervals there hold for that encoder, "
+                "not for another draw of the subset or another training run."
+            )
+        best = smallest_p(part)
+        if best is not None and best > 0.05:
+            found.append(
+                f"{evaluation}: no single task can pass Holm's correction, as the smallest p-value that the bootstrap can give, "
+                f"times {len(part.tasks())} tasks, is {best:.2f}; at least {math.ceil(40 * len(part.tasks())):,} replicates "
+                "are needed."
+            )
+    found.append(
+        "Where the curve meets the open model counts the open model's score as known; its own uncertainty comes on top."
+    )
+    found.append(
+        "A fitted power law holds over the sizes that were tried; beyond them curves often bend. Few sizes cannot tell a power "
+        "law from a curve that flattens."
+    )
     return found
+
+
+def smallest_p(tables: AnalysisTables) -> float | None:
+    """The smallest Holm-corrected p-value that this number of bootstrap replicates can give."""
+    if not tables.comparisons:
+        return None
+    return min(1.0, 2 / (tables.comparisons[0]["num_bootstrap"] + 1) * len(tables.tasks()))
 
 
 def _num_encoders(tables: AnalysisTables, arm: str, size: int) -> int:

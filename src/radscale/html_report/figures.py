@@ -1,306 +1,755 @@
-"""Figures of the answer page, as SVG and PDF. Every number in them comes from the analysis tables."""
+"""Figures for pages and papers: plain rows in, a matplotlib figure out; `save_figure` writes it.
 
-import io
+A row is a mapping or a dataclass; columns that a figure does not know are ignored, and the docstrings list those that it does.
+`arm` and `task` are the names that the reader sees. Scores are drawn times `scale`: 100 turns shares into points.
+"""
+
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-
-mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from matplotlib.transforms import blended_transform_factory
 
-from radscale.html_report.tables import AnalysisTables, Row, mean
+from radscale.errors import InputError
+from radscale.html_report.style import FAINT, GREY, INK, STYLE, ArmStyle, arm_styles, as_row, save_figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; shapes tell arms apart without colour too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-OPEN_STYLES = ((0, (5, 2)), (0, (1, 1.4)), (0, (4, 1.5, 1, 1.5)))
-GREY = "#6b7280"
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.6,
-    "text.color": "#111827",
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-    "legend.frameon": False,
-    "svg.hashsalt": "radscale",
-    "svg.fonttype": "none",
-    "figure.facecolor": "white",
-}
-Arms = Mapping[str, Mapping[str, Any]]
+__all__ = [
+    "cost_figure",
+    "data_plan_figure",
+    "forest_figure",
+    "gain_by_cost_figure",
+    "save_figure",
+    "scaling_figure",
+    "scaling_grid",
+    "similarity_figure",
+    "subgroup_figure",
+]
+Rows = Iterable[Any]
+Styles = Mapping[str, ArmStyle] | None
+TITLE: Any = {"loc": "left", "fontsize": 10.5, "fontweight": "bold", "pad": 8}
+IMAGES = "training images of the own centre (log scale)"
+POINTS = "AUPRC, points"
 
 
-def arm_style(arms: Arms, arm: str) -> dict[str, Any]:
-    """Colour and marker of an arm, the same in all figures; open weights are dashed grey."""
-    trained = [name for name, facts in arms.items() if facts["open_weights_arm"] is not None]
-    if arm in trained:
-        index = trained.index(arm)
-        return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    index = [name for name in arms if name not in trained].index(arm)
-    return {"color": GREY, "linestyle": OPEN_STYLES[index % len(OPEN_STYLES)]}
+def scaling_figure(
+    points: Rows,
+    curves: Rows = (),
+    references: Rows = (),
+    *,
+    title: str = "",
+    xlabel: str = IMAGES,
+    ylabel: str = POINTS,
+    scale: float = 100.0,
+    styles: Styles = None,
+) -> Figure:
+    """Scaling curves of one task: encoders as points, fitted curves with their bands, open weights as lines.
+
+    Args:
+        points: `arm, subset_size, score` and optionally `replicate`. Rows of one arm, size and replicate are seeds of one
+            encoder: their mean is one point. Without `replicate` every row is an encoder. Arms at one size stand side by side.
+        curves: `arm, subset_size, estimate, low, high, extrapolated`. Extrapolated parts are dashed, with a lighter band.
+        references: `label, score` and optionally `low, high`: horizontal lines, with a band where limits are given.
+        title: of the figure; papers leave it empty.
+        xlabel: of the sizes.
+        ylabel: of the scores.
+        scale: factor of all scores.
+        styles: by arm and reference label, from `arm_styles`; None makes them.
+
+    Raises:
+        InputError: no points.
+    """
+    drawn = _Scaling(points, curves, references, scale, styles)
+    with mpl.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.4, 4.1))
+        axes = figure.add_axes((0.08, 0.13, 0.66, 0.76))
+        drawn.draw(axes)
+        _size_axis(axes, drawn)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if drawn.extrapolates:
+            _mark_extrapolation(axes, drawn.largest)
+        _direct_labels(axes, drawn.labels())
+        if title:
+            axes.set_title(title, **TITLE)
+    return figure
 
 
-def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write NAME.svg and NAME.pdf; returns the SVG for the page. No dates: the same tables give the same bytes."""
-    buffer = io.StringIO()
-    with mpl.rc_context(STYLE):  # its hash salt decides the ids in the file
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-        figure.savefig(
-            folder / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+def scaling_grid(
+    panels: Sequence[Mapping[str, Any]],
+    *,
+    columns: int = 4,
+    ylabel: str = POINTS,
+    xlabel: str = IMAGES,
+    scale: float = 100.0,
+    styles: Styles = None,
+) -> Figure:
+    """Small multiples of `scaling_figure`, each task on its own scale, with one legend.
+
+    Args:
+        panels: `title, points, curves, references` each, as in `scaling_figure`.
+        columns: panels side by side.
+        ylabel: of all scores.
+        xlabel: of all sizes.
+        scale: factor of all scores.
+        styles: as in `scaling_figure`.
+
+    Raises:
+        InputError: no panels, or one without points.
+    """
+    if not panels:
+        raise InputError("no task to draw; give at least one panel")
+    parts = [_Scaling(p["points"], p["curves"], p["references"], scale, styles) for p in panels]
+    columns = min(columns, len(parts))
+    rows = -(-len(parts) // columns)
+    with mpl.rc_context({**STYLE, "font.size": 7.5, "xtick.labelsize": 6.5, "ytick.labelsize": 6.5}):
+        figure, grid = plt.subplots(rows, columns, figsize=(2.3 * columns, 1.75 * rows + 0.5), squeeze=False)
+        height = figure.get_figheight()
+        figure.subplots_adjust(
+            left=0.6 / (2.3 * columns), right=0.99, top=1 - 0.6 / height, bottom=0.55 / height, hspace=0.5, wspace=0.3
         )
-    plt.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    start, end = text.index("<metadata>"), text.index("</metadata>") + len("</metadata>")
-    text = text[:start] + text[end:]
-    (folder / f"{name}.svg").write_text('<?xml version="1.0" encoding="utf-8"?>\n' + text, encoding="utf-8")
-    return text
+        for axes in grid.flat[len(parts) :]:
+            axes.axis("off")
+        for axes, part, panel in zip(grid.flat, parts, panels, strict=False):
+            part.draw(axes, marker_size=3.2)
+            _size_axis(axes, part, gap=0.16)
+            axes.set_title(panel["title"], loc="left", fontsize=7.5, pad=4)
+            if part.extrapolates:
+                axes.axvspan(part.largest, axes.get_xlim()[1], color="#94a3b8", alpha=0.10, lw=0, zorder=0)
+        handles: dict[str, Line2D] = {}
+        for part in parts:
+            handles |= part.handles()
+        figure.legend(
+            handles.values(), handles, loc="upper left", ncols=3, bbox_to_anchor=(0.01, 1), fontsize=7.5, columnspacing=1.6
+        )
+        figure.supxlabel(f"{xlabel}; shaded and dashed: extrapolated", fontsize=8, y=0.1 / height)
+        figure.supylabel(ylabel, fontsize=8, x=0.005)
+    return figure
 
 
-def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
+class _Scaling:
+    """Rows of one scaling plot in the units of the plot."""
+
+    def __init__(self, points: Rows, curves: Rows, references: Rows, scale: float, styles: Styles) -> None:
+        self.encoders = _encoders([as_row(row) for row in points], scale)
+        if not any(self.encoders.values()):
+            raise InputError("no point to draw; rows with arm, subset_size above 0 and score are needed")
+        self.curves: dict[str, list[dict[str, float]]] = {}
+        for row in map(as_row, curves):
+            values = {name: scale * float(row[name]) for name in ("estimate", "low", "high")}
+            values |= {"size": float(row["subset_size"]), "beyond": float(row["extrapolated"])}
+            self.curves.setdefault(str(row["arm"]), []).append(values)
+        self.references = {
+            str(row["label"]): tuple(scale * _number(row.get(name)) for name in ("score", "low", "high"))
+            for row in map(as_row, references)
+            if math.isfinite(_number(row["score"]))
+        }
+        self.sizes = sorted({size for found in self.encoders.values() for size, _ in found})
+        self.largest = self.sizes[-1]
+        self.extrapolates = any(point["beyond"] for curve in self.curves.values() for point in curve)
+        self.styles = arm_styles(list(self.encoders), list(self.references)) if styles is None else styles
+
+    def draw(self, axes: Axes, marker_size: float = 5.2) -> None:
+        for label, (score, low, high) in self.references.items():
+            style = self.styles[label]
+            if math.isfinite(low) and math.isfinite(high):
+                axes.axhspan(low, high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+            axes.axhline(score, color=style.colour, ls=style.dashes, lw=1.1, zorder=2)
+        for arm, curve in self.curves.items():
+            inside = [point for point in curve if not point["beyond"]]
+            beyond = [point for point in curve if point["beyond"]]
+            for part, dashes, alpha in ((inside, "-", 0.17), (inside[-1:] + beyond, (0, (3, 2)), 0.07)):
+                x = [point["size"] for point in part]
+                colour = self.styles[arm].colour
+                axes.plot(x, [point["estimate"] for point in part], color=colour, lw=1.5, ls=dashes, zorder=4)
+                limits = [[point[name] for point in part] for name in ("low", "high")]
+                axes.fill_between(x, *limits, color=colour, alpha=alpha, lw=0, zorder=3)
+        for index, (arm, found) in enumerate(self.encoders.items()):
+            # Arms at one size stand side by side, as equal scores would hide each other.
+            shift = 1.035 ** (index - (len(self.encoders) - 1) / 2)
+            axes.plot(
+                [size * shift for size, _ in found],
+                [score for _, score in found],
+                ls="",
+                marker=self.styles[arm].marker,
+                color=self.styles[arm].colour,
+                ms=marker_size,
+                mec="white",
+                mew=0.5,
+                zorder=5,
+            )
+        axes.set_ylim(*self.limits())
+
+    def limits(self) -> tuple[float, float]:
+        """The data decide the scale: bands may leave the frame, and a curve may too once it is far from all data."""
+        values = [score for found in self.encoders.values() for _, score in found]
+        values += [value for reference in self.references.values() for value in reference if math.isfinite(value)]
+        low, high = min(values), max(values)
+        height = max(high - low, 1e-9 * max(abs(high), 1.0))
+        ends = [point["estimate"] for curve in self.curves.values() for point in curve]
+        low, high = (
+            min(low, max(min(ends, default=low), low - height)),
+            max(high, min(max(ends, default=high), high + height)),
+        )
+        margin = max(0.10 * (high - low), 0.002 * abs(high), 1e-12)
+        return low - margin, high + margin
+
+    def labels(self) -> list[tuple[float, str, str]]:
+        """(height at the right edge, text, colour) of each line."""
+        found = []
+        for arm, points in self.encoders.items():
+            curve = self.curves.get(arm)
+            height = curve[-1]["estimate"] if curve else max(points)[1]
+            found.append((height, arm, self.styles[arm].text))
+        for label, (score, _, _) in self.references.items():
+            found.append((score, f"{label}\n(open weights, {score:.3g})", GREY))
+        return found
+
+    def handles(self) -> dict[str, Line2D]:
+        """For a legend."""
+        found = {}
+        for arm in self.encoders:
+            style = self.styles[arm]
+            found[arm] = Line2D([], [], color=style.colour, marker=style.marker, lw=1.4, ms=4, mec="white", mew=0.4)
+        for label in self.references:
+            found[f"{label} (open weights)"] = Line2D([], [], color=GREY, ls=self.styles[label].dashes, lw=1.1)
+        return found
+
+
+def _encoders(rows: list[Mapping[str, Any]], scale: float) -> dict[str, list[tuple[float, float]]]:
+    """(size, mean over seeds) of every encoder, by arm."""
+    seeds: dict[str, dict[tuple[float, Any], list[float]]] = {}
+    for number, row in enumerate(rows):
+        if float(row["subset_size"]) > 0:
+            key = (float(row["subset_size"]), row.get("replicate", f"row {number}"))
+            seeds.setdefault(str(row["arm"]), {}).setdefault(key, []).append(scale * float(row["score"]))
+    return {arm: [(size, float(np.mean(v))) for (size, _), v in found.items()] for arm, found in seeds.items()}
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None or value == "" else float(value)
+
+
+def _size_axis(axes: Axes, drawn: _Scaling, gap: float = 0.11) -> None:
+    """Ticks at the sizes that were tried and, beyond them, at decades; at least `gap` of the axis apart."""
+    end = max([drawn.largest, *(point["size"] for curve in drawn.curves.values() for point in curve)])
     axes.set_xscale("log")
+    axes.set_xlim(drawn.sizes[0] / 1.3, end * (1.02 if drawn.extrapolates else 1.3))
+    span = math.log(axes.get_xlim()[1] / axes.get_xlim()[0])
+    decades = [10.0**n for n in range(0, 16) if drawn.largest < 10.0**n <= end]
+    ticks: list[float] = []
+    for size in [*drawn.sizes, *([end] if drawn.extrapolates else []), *decades]:
+        if all(abs(math.log(size / other)) > gap * span for other in ticks):
+            ticks.append(size)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlim(min(sizes) / 1.25, max(sizes) * 10 * 1.05)
 
 
 def short_count(value: float) -> str:
-    """`30k`, `3.5M` for axes."""
+    """`900`, `30k`, `3.5M` for axes."""
     for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"
+        if value >= unit * (1 - 1e-9):
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"
 
 
-def draw_scaling(axes: Axes, tables: AnalysisTables, arms: Arms, task: str, *, small: bool = False) -> None:
-    """One task: a point per encoder, fitted curve with its 95 % interval, extrapolation dashed, open weights as lines."""
-    sizes: set[int] = set()
-    for arm, facts in arms.items():
-        if facts["open_weights_arm"] is None:
-            level = mean(tables.scores(arm, 0, task))
-            if not math.isnan(level):
-                axes.axhline(100 * level, lw=1.1, zorder=1, label=f"{facts['label']}: open weights", **arm_style(arms, arm))
-            continue
-        style = arm_style(arms, arm)
-        encoders = tables.encoder_scores(arm, task)
-        sizes |= {size for size, _ in encoders}
-        axes.plot(
-            [size for size, _ in encoders],
-            [100 * score for _, score in encoders],
-            ls="",
-            marker=style["marker"],
-            color=style["color"],
-            ms=3 if small else 5,
-            mec="white",
-            mew=0.5,
-            zorder=4,
-            label=facts["label"],
-        )
-        curve = [row for row in tables.curves if row["arm"] == arm and row["task"] == task]
-        if not curve:
-            continue
-        for beyond in (False, True):
-            part = [row for row in curve if bool(row["extrapolated"]) == beyond]
-            if beyond and part:
-                part = [max((row for row in curve if not row["extrapolated"]), key=lambda row: row["subset_size"]), *part]
-            x = [row["subset_size"] for row in part]
+def _mark_extrapolation(axes: Axes, largest: float) -> None:
+    end = axes.get_xlim()[1]
+    axes.axvspan(largest, end, color="#94a3b8", alpha=0.10, lw=0, zorder=0)
+    place = blended_transform_factory(axes.transData, axes.transAxes)
+    axes.text(math.sqrt(largest * end), 1.015, "extrapolated", transform=place, ha="center", fontsize=7.5, color=GREY)
+
+
+def _direct_labels(axes: Axes, labels: list[tuple[float, str, str]], size: float = 8.0) -> None:
+    """Texts at the right edge, each at the height of its line or as near as its neighbours allow, with a leader."""
+    low, high = axes.get_ylim()
+    height_points = axes.get_position().height * axes.figure.get_figheight() * 72
+    ordered = sorted(labels, key=lambda item: item[0])
+    heights = [(min(max(value, low), high) - low) / (high - low) * height_points for value, _, _ in ordered]
+    rooms = [size * 1.25 * (text.count("\n") + 1) + 1.5 for _, text, _ in ordered]
+    for (_, text, colour), wish, height in zip(ordered, heights, spread(heights, rooms), strict=True):
+        ends = [wish / height_points, height / height_points]
+        axes.plot([1.003, 1.025], ends, transform=axes.transAxes, color=colour, lw=0.8, clip_on=False)
+        axes.text(1.032, ends[1], text, transform=axes.transAxes, va="center", fontsize=size, color=colour, linespacing=1.15)
+
+
+def spread(wishes: Sequence[float], rooms: Sequence[float]) -> list[float]:
+    """Centres of labels in rising order, as near to their wishes as they can be without overlap.
+
+    Pools neighbours that collide and centres each pool on the mean wish of its members (isotonic regression).
+    """
+    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in zip(rooms, rooms[1:], strict=False)])])
+    pools: list[list[float]] = []
+    for wish, offset in zip(wishes, offsets, strict=False):
+        pools.append([wish - offset])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    starts = [float(np.mean(pool)) for pool in pools for _ in pool]
+    return [start + float(offset) for start, offset in zip(starts, offsets, strict=False)]
+
+
+def forest_figure(
+    rows: Rows,
+    *,
+    title: str = "",
+    xlabel: str = "difference in AUPRC, points",
+    sides: tuple[str, str] = ("open weights better", "own data better"),
+    scale: float = 100.0,
+    styles: Styles = None,
+    alpha: float = 0.05,
+) -> Figure:
+    """Differences per task with their intervals; tasks by falling mean difference, averages on top.
+
+    Filled: the interval excludes zero. A star: still significant after Holm's correction over tasks.
+
+    Args:
+        rows: `arm, task, difference, low, high` and optionally `p_holm`, `is_average`. `arm` names the comparison.
+        title: of the figure.
+        xlabel: of the differences.
+        sides: what a negative and a positive difference mean.
+        scale: factor of differences and limits.
+        styles: by arm.
+        alpha: level of the stars.
+
+    Raises:
+        InputError: no rows.
+    """
+    table = [as_row(row) for row in rows]
+    if not table:
+        raise InputError("no differences to draw; rows with arm, task, difference, low, high are needed")
+    arms = list(dict.fromkeys(str(row["arm"]) for row in table))
+    styles = styles or arm_styles(arms)
+    averages = list(dict.fromkeys(str(row["task"]) for row in table if row.get("is_average")))
+    by_task: dict[str, list[float]] = {}
+    for row in table:
+        if not row.get("is_average"):
+            by_task.setdefault(str(row["task"]), []).append(float(row["difference"]))
+    tasks = [*averages, *sorted(by_task, key=lambda task: -float(np.mean(by_task[task])))]
+    pitch = max(0.24, 0.10 * len(arms) + 0.06)
+    with mpl.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.4, pitch * len(tasks) + 1.3))
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.30, 0.55 / height, 0.68, 1 - 1.3 / height))
+        for row in table:
+            style, place = styles[str(row["arm"])], tasks.index(str(row["task"]))
+            y = place + (arms.index(str(row["arm"])) - (len(arms) - 1) / 2) * 0.72 / max(len(arms), 2)
+            low, high, difference = (scale * float(row[name]) for name in ("low", "high", "difference"))
+            outside = low > 0 or high < 0
+            axes.plot([low, high], [y, y], color=style.colour, lw=1.3, alpha=1 if outside else 0.6, solid_capstyle="butt")
             axes.plot(
-                x,
-                [100 * row["estimate"] for row in part],
-                color=style["color"],
-                lw=1.4,
-                ls=(0, (3, 2)) if beyond else "-",
-                zorder=3,
+                difference, y, ls="", marker=style.marker, color=style.colour, ms=4.6, mfc=style.colour if outside else "white"
             )
-            low, high = [100 * row["low"] for row in part], [100 * row["high"] for row in part]
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.06 if beyond else 0.14, lw=0, zorder=2)
-    if sizes:
-        _size_axis(axes, sorted(sizes))
-    _limit_height(axes, tables, arms, task)
-
-
-def _limit_height(axes: Axes, tables: AnalysisTables, arms: Arms, task: str) -> None:
-    """Let the data decide the scale: intervals of an extrapolation may leave the frame."""
-    values = [100 * row["auprc"] for row in tables.results if row["task"] == task]
-    curve = [100 * row["estimate"] for row in tables.curves if row["task"] == task]
-    if values:
-        low, high = min(values), max([*values, *curve])
-        margin = max(0.12 * (high - low), 0.5)
-        axes.set_ylim(max(0, low - margin), min(100, high + margin))
-
-
-def scaling_figure(tables: AnalysisTables, arms: Arms, task: str, title: str) -> Figure:
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.0))
-        draw_scaling(axes, tables, arms, task)
-        axes.set_xlabel("training images of the own centre (log scale); dashed: extrapolated")
-        axes.set_ylabel("AUPRC")
-        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5)
-    return figure
-
-
-def small_multiples(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> Figure:
-    """All tasks, each on its own scale."""
-    tasks = [task for task in names if task in tables.tasks()]
-    columns = min(4, max(len(tasks), 1))
-    rows = -(-len(tasks) // columns)
-    with mpl.rc_context({**STYLE, "font.size": 7.5}):
-        figure, grid = plt.subplots(rows, columns, figsize=(2.55 * columns, 1.9 * rows), squeeze=False, layout="constrained")
-        for axes in grid.flat[len(tasks) :]:
-            axes.axis("off")
-        for axes, task in zip(grid.flat, tasks, strict=False):
-            draw_scaling(axes, tables, arms, task, small=True)
-            prevalence = mean([row["prevalence"] for row in tables.results if row["task"] == task])
-            axes.set_title(f"{names[task]} ({100 * prevalence:.1f} %)", fontsize=8, loc="left")
-    return figure
-
-
-def forest_figure(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], title: str) -> Figure | None:
-    """Largest subset against its open weights, task by task, with 95 % intervals."""
-    trained = [arm for arm, facts in arms.items() if facts["open_weights_arm"] is not None and tables.sizes(arm)]
-    tasks = ["average", *(task for task in names if task in tables.tasks())]
-    found: dict[str, dict[str, Row]] = {}
-    for arm in trained:
-        size = max(tables.sizes(arm))
-        open_weights = (arms[arm]["open_weights_arm"], 0)
-        rows = ((task, tables.comparison((arm, size), open_weights, task)) for task in tasks)
-        found[arm] = {task: row for task, row in rows if row is not None}
-    if not any(found.values()):
-        return None
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 0.6 + 0.30 * len(tasks)))
-        for index, (arm, by_task) in enumerate(found.items()):
-            style = arm_style(arms, arm)
-            shift = (index - (len(found) - 1) / 2) * 0.22
-            for place, task in enumerate(tasks):
-                if task not in by_task:
-                    continue
-                row = by_task[task]
-                solid = bool(row["significant"])
-                axes.plot(
-                    [100 * row["low"], 100 * row["high"]],
-                    [place + shift] * 2,
-                    color=style["color"],
-                    lw=1.2,
-                    alpha=1 if solid else 0.45,
+            if _number(row.get("p_holm")) < alpha:
+                axes.annotate(
+                    "★",
+                    (high, y),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7,
+                    color=style.text,
+                    annotation_clip=False,
                 )
-                axes.plot(
-                    100 * row["difference"],
-                    place + shift,
-                    marker=style["marker"],
-                    color=style["color"],
-                    mfc=style["color"] if solid else "white",
-                    ms=4.5,
-                    ls="",
-                    label=arms[arm]["label"] if place == 0 else None,
-                )
-        axes.axvline(0, color="#374151", lw=0.9)
-        axes.set_yticks(range(len(tasks)), ["average (macro)", *(names[task] for task in tasks[1:])])
-        axes.invert_yaxis()
-        axes.axhline(0.5, color="#d1d5db", lw=0.8)
-        axes.set_xlabel("difference in AUPRC points to the open weights; filled: 95 % interval excludes zero")
-        axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8.5)
+        axes.axvline(0, color=INK, lw=0.9, zorder=1)
+        axes.set_yticks(range(len(tasks)), tasks)
+        for label in axes.get_yticklabels()[: len(averages)]:
+            label.set_fontweight("bold")
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        if averages:
+            axes.axhline(len(averages) - 0.5, color=FAINT, lw=0.8)
+        for place in range(len(averages), len(tasks), 2):
+            axes.axhspan(place - 0.5, place + 0.5, color="#94a3b8", alpha=0.07, lw=0, zorder=0)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(xlabel)
+        _two_sides(axes, sides, height)
+        _legend_above(figure, axes, [_marker(arm, styles[arm]) for arm in arms], title)
     return figure
 
 
-def subgroup_figure(tables: AnalysisTables, arms: Arms, title: str) -> Figure | None:
-    """Macro AUPRC within strata, with intervals; small strata are hollow."""
-    variables = list(dict.fromkeys(row["variable"] for row in tables.subgroups))
-    if not variables:
-        return None
-    groups = {v: list(dict.fromkeys(row["stratum"] for row in tables.subgroups if row["variable"] == v)) for v in variables}
-    shown = [arm for arm in arms if any(row["arm"] == arm for row in tables.subgroups)]
+def _two_sides(axes: Axes, sides: tuple[str, str], height: float) -> None:
+    place = blended_transform_factory(axes.transData, axes.transAxes)
+    up = 1 + 0.06 / height
+    low, high = axes.get_xlim()
+    zero = -low / (high - low)
+    for side, text, align, share in ((-1, f"◂ {sides[0]}", "right", zero), (1, f"{sides[1]} ▸", "left", 1 - zero)):
+        if share > 0.15:
+            axes.text(side * 0.012 * (high - low), up, text, transform=place, ha=align, va="bottom", fontsize=7.5, color=GREY)
+
+
+def _marker(label: str, style: ArmStyle) -> Line2D:
+    return Line2D([], [], ls="", marker=style.marker, color=style.colour, ms=5, label=label)
+
+
+def _legend_above(figure: Figure, axes: Axes, handles: list[Line2D], title: str) -> None:
+    """Title, then the legend in a line above the axes."""
+    height = figure.get_figheight()
+    if title:
+        figure.text(0.01, 1 - 0.05 / height, title, fontsize=10.5, fontweight="bold", va="top")
+    figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1 - 0.27 / height),
+        ncols=3,
+        columnspacing=1.4,
+        handletextpad=0.3,
+        borderaxespad=0.0,
+    )
+
+
+def subgroup_figure(
+    rows: Rows,
+    *,
+    title: str = "",
+    xlabel: str = "AUPRC, points, mean over tasks",
+    value: str = "auprc",
+    scale: float = 100.0,
+    styles: Styles = None,
+    open_weights: Collection[str] = (),
+) -> Figure:
+    """One line per stratum, arms one under the other, images and positives beside it; small strata are hollow and grey.
+
+    Args:
+        rows: `variable, stratum, arm, auprc, low, high, num_samples, num_positives, small`; `low` and `high` may be missing.
+        title: of the figure.
+        xlabel: of the scores.
+        value: the column to draw, e.g. `auroc`; limits are drawn with `auprc` only, as they are its limits.
+        scale: factor of the scores.
+        styles: by arm.
+        open_weights: arms that are open weights, for the default styles.
+
+    Raises:
+        InputError: no rows.
+    """
+    table = [as_row(row) for row in rows]
+    if not table:
+        raise InputError("no subgroups to draw; rows with variable, stratum, arm, auprc are needed")
+    arms = list(dict.fromkeys(str(row["arm"]) for row in table))
+    styles = styles or arm_styles(
+        [arm for arm in arms if arm not in open_weights], [arm for arm in arms if arm in open_weights]
+    )
+    groups: dict[str, list[str]] = {}
+    for row in table:
+        strata = groups.setdefault(str(row["variable"]), [])
+        if str(row["stratum"]) not in strata:
+            strata.append(str(row["stratum"]))
+    places, y = {}, 0.0
+    for variable, strata in groups.items():
+        y += 0.75
+        for stratum in strata:
+            places[variable, stratum] = y
+            y += 1.0
+    pitch = max(0.22, 0.085 * len(arms) + 0.07)
     with mpl.rc_context(STYLE):
-        widths = [len(groups[v]) + 0.6 for v in variables]
-        figure, grid = plt.subplots(
-            1,
-            len(variables),
-            figsize=(max(7.2, 0.75 * sum(widths)), 3.3),
-            sharey=True,
-            width_ratios=widths,
-            squeeze=False,
-            layout="constrained",
+        figure = plt.figure(figsize=(7.4, pitch * y + 1.3))
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.20, 0.5 / height, 0.62, 1 - 1.25 / height))
+        margins = blended_transform_factory(axes.transAxes, axes.transData)
+        for row in table:
+            style = styles[str(row["arm"])]
+            at = places[str(row["variable"]), str(row["stratum"])]
+            at += (arms.index(str(row["arm"])) - (len(arms) - 1) / 2) * 0.74 / max(len(arms), 2)
+            if value == "auprc" and math.isfinite(_number(row.get("low"))):
+                limits = [scale * float(row[name]) for name in ("low", "high")]
+                axes.plot(limits, [at, at], color=style.colour, lw=1.2, alpha=0.5 if row["small"] else 0.9)
+            axes.plot(
+                scale * float(row[value]),
+                at,
+                ls="",
+                marker=style.marker,
+                color=style.colour,
+                mfc="white" if row["small"] else style.colour,
+                mew=1.3 if style.open_weights else 1.0,
+                ms=6 if style.open_weights else 4.4,
+            )
+        for (variable, stratum), at in places.items():
+            row = next(r for r in table if (str(r["variable"]), str(r["stratum"])) == (variable, stratum))
+            if stratum == groups[variable][0]:
+                name = variable.replace("_", " ")
+                axes.text(-0.30, at - 0.87, name, transform=margins, fontweight="bold", va="center", fontsize=8.5)
+            colour = GREY if row["small"] else INK
+            axes.text(-0.015, at, stratum, transform=margins, ha="right", va="center", fontsize=8.5, color=colour)
+            numbers = (f"{int(row['num_samples']):,}", f"{int(row['num_positives']):,}")
+            for column, text in zip((1.10, 1.22), numbers, strict=True):
+                axes.text(column, at, text, transform=margins, ha="right", va="center", fontsize=8, color=colour)
+            if row["small"]:
+                axes.text(1.235, at, "few", transform=margins, va="center", fontsize=7.5, color=GREY, fontstyle="italic")
+        for column, text in ((1.10, "images"), (1.22, "positives")):
+            axes.text(column, -0.12, text, transform=margins, ha="right", va="center", fontsize=7.5, color=GREY)
+        for place in list(places.values())[::2]:
+            axes.axhspan(place - 0.5, place + 0.5, color="#94a3b8", alpha=0.07, lw=0, zorder=0)
+        axes.set_ylim(y - 0.4, -0.35)
+        axes.set_yticks([])
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(xlabel)
+        _legend_above(figure, axes, [_marker(arm, styles[arm]) for arm in arms], title)
+    return figure
+
+
+def data_plan_figure(
+    rows: Rows,
+    *,
+    title: str = "",
+    xlabel: str = "expected gain in AUPRC, points",
+    scale: float = 100.0,
+    colour: str = "#0072B2",
+    currency: str = "",
+) -> Figure:
+    """What the next samples are expected to bring, task by task, the largest gain on top; the average as a line across.
+
+    Tasks near saturation are hollow and grey: even the upper limit of their gain is small.
+
+    Args:
+        rows: `task, gain, low, high, current, saturated` and optionally `cost_per_point` (infinity: no gain expected) and
+            `is_average`: that row is the line across; without one, the mean of the gains is.
+        title: of the figure.
+        xlabel: of the gains.
+        scale: factor of gains, limits and current scores.
+        colour: of tasks where more data may pay.
+        currency: of the costs.
+
+    Raises:
+        InputError: no rows.
+    """
+    everything = [as_row(row) for row in rows]
+    table = sorted((row for row in everything if not row.get("is_average")), key=lambda row: -float(row["gain"]))
+    if not table:
+        raise InputError("no tasks to draw; rows with task, gain, low, high, current, saturated are needed")
+    averages = [row for row in everything if row.get("is_average")] or table
+    priced = any(math.isfinite(_number(row.get("cost_per_point"))) for row in table)
+    average = scale * float(np.mean([float(row["gain"]) for row in averages]))
+    with mpl.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.4, 0.25 * len(table) + 1.25))
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.30, 0.5 / height, 0.54 if priced else 0.60, 1 - 1.2 / height))
+        margins = blended_transform_factory(axes.transAxes, axes.transData)
+        columns = [(1.10, "now")] + ([(1.30, f"{currency} per point".strip())] if priced else [])
+        for y, row in enumerate(table):
+            gain, low, high = (scale * float(row[name]) for name in ("gain", "low", "high"))
+            saturated = bool(row["saturated"])
+            shade = FAINT if saturated else colour
+            axes.plot([low, high], [y, y], color=shade, lw=1.6, alpha=0.75, solid_capstyle="butt")
+            axes.plot(gain, y, ls="", marker="o", color=shade, mfc="white" if saturated else shade, ms=5.2)
+            texts = [f"{scale * float(row['current']):.1f}"]
+            if priced:
+                cost = _number(row.get("cost_per_point"))
+                texts.append(f"{cost:,.0f}" if math.isfinite(cost) else "–")
+            for (place, _), text in zip(columns, texts, strict=True):
+                axes.text(
+                    place, y, text, transform=margins, ha="right", va="center", fontsize=8, color=GREY if saturated else INK
+                )
+        for place, text in columns:
+            axes.text(place, -0.85, text, transform=margins, ha="right", va="center", fontsize=7.5, color=GREY)
+        axes.axvline(0, color=INK, lw=0.9, zorder=1)
+        axes.axvline(average, color="#D55E00", lw=1.3, ls=(0, (5, 2)), zorder=2)
+        axes.text(
+            average,
+            1 + 0.05 / height,
+            f"average {average:+.1f}".replace("-", "−"),
+            transform=blended_transform_factory(axes.transData, axes.transAxes),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=ArmStyle("#D55E00", "").text,
         )
-        for axes, variable in zip(grid[0], variables, strict=True):
-            for index, arm in enumerate(shown):
-                style = arm_style(arms, arm)
-                for place, stratum in enumerate(groups[variable]):
-                    rows = [r for r in tables.subgroups if (r["arm"], r["variable"], r["stratum"]) == (arm, variable, stratum)]
-                    if not rows:
-                        continue
-                    row, x = rows[0], place + (index - (len(shown) - 1) / 2) * 0.14
-                    axes.plot([x, x], [100 * row["low"], 100 * row["high"]], color=style["color"], lw=1.1, alpha=0.7)
-                    axes.plot(
-                        x,
-                        100 * row["auprc"],
-                        marker=style.get("marker", "_"),
-                        color=style["color"],
-                        mfc="white" if row["small"] else style["color"],
-                        ms=4.5,
-                        ls="",
-                        label=arms[arm]["label"] if place == 0 else None,
-                    )
-            labels = [_wrapped(stratum) for stratum in groups[variable]]
-            axes.set_xticks(range(len(labels)), labels, fontsize=7.5, rotation=0 if len(labels) < 4 else 40)
-            axes.set_xlim(-0.6, len(labels) - 0.4)
-            axes.set_title(variable.replace("_", " "), fontsize=9, loc="left")
-            axes.grid(axis="x", visible=False)
-        grid[0][0].set_ylabel("AUPRC, mean over tasks")
-        grid[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        axes.set_yticks(range(len(table)), [str(row["task"]) for row in table])
+        for label, row in zip(axes.get_yticklabels(), table, strict=True):
+            label.set_color(GREY if row["saturated"] else INK)
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(xlabel)
+        _gain_limits(axes, table, scale)
+        handles = [Line2D([], [], ls="", marker="o", color=colour, ms=5, label="more data may pay")]
+        if any(row["saturated"] for row in table):
+            handles.append(Line2D([], [], ls="", marker="o", color=FAINT, mfc="white", ms=5, label="near saturation"))
+        _legend_above(figure, axes, handles, title)
     return figure
 
 
-def _wrapped(text: str) -> str:
-    return text.replace(" Corporation", "").replace(" Healthcare", "").replace(" Health", "").replace(" Inc.", "")
+def _gain_limits(axes: Axes, table: list[Mapping[str, Any]], scale: float) -> None:
+    """One task with a boundless interval must not squeeze the others; arrows show which limits leave the frame."""
+    gains = [scale * float(row["gain"]) for row in table]
+    limits = [scale * float(row[name]) for row in table for name in ("low", "high")]
+    finite = [value for value in limits if math.isfinite(value)]
+    half = 2.5 * float(np.median(np.abs(finite))) if finite else 1.0
+    low = max(min([*finite, *gains, 0.0]), min(-half, min(gains)))
+    high = min(max([*finite, *gains, 0.0]), max(half, max(gains)))
+    margin = 0.05 * max(high - low, 1e-9)
+    axes.set_xlim(low - margin, high + margin)
+    for y, row in enumerate(table):
+        for name, marker, edge in (("low", "<", low - margin), ("high", ">", high + margin)):
+            value = scale * float(row[name])
+            if (value < edge) if name == "low" else (value > edge):
+                axes.plot(edge, y, ls="", marker=marker, color=FAINT, ms=4, clip_on=False)
+
+
+def cost_figure(rows: Rows, *, title: str = "", xlabel: str = "seconds, summed over steps", styles: Styles = None) -> Figure:
+    """Where the time (or the money) goes: one bar per part with its amount beside it.
+
+    Args:
+        rows: `label, amount` and optionally `detail` (a short text behind the amount) and `arm` (gives the bar its colour).
+        title: of the figure.
+        xlabel: of the amounts.
+        styles: by arm.
+
+    Raises:
+        InputError: no rows.
+    """
+    table = [as_row(row) for row in rows]
+    if not table:
+        raise InputError("no costs to draw; rows with label and amount are needed")
+    styles = styles or arm_styles(list(dict.fromkeys(str(row["arm"]) for row in table if row.get("arm"))))
+    total = sum(float(row["amount"]) for row in table)
+    with mpl.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.4, 0.27 * len(table) + 0.75))
+        height = figure.get_figheight()
+        axes = figure.add_axes((0.34, 0.45 / height, 0.48, 1 - 0.75 / height))
+        for y, row in enumerate(table):
+            amount, arm = float(row["amount"]), str(row.get("arm") or "")
+            axes.barh(y, amount, height=0.66, color=styles[arm].colour if arm in styles else "#94a3b8", lw=0)
+            share = f", {100 * amount / total:.0f} %" if total else ""
+            text = f"{amount:,.3g}" if amount < 100 else f"{amount:,.0f}"
+            detail = f" ({row['detail']})" if row.get("detail") else ""
+            axes.annotate(
+                f"{text}{share}{detail}", (amount, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        axes.set_yticks(range(len(table)), [str(row["label"]) for row in table])
+        axes.set_ylim(len(table) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(xlabel)
+        if title:
+            axes.set_title(title, x=-0.52, **TITLE)
+    return figure
+
+
+def gain_by_cost_figure(
+    rows: Rows,
+    *,
+    title: str = "",
+    xlabel: str = "compute of one encoder (log scale)",
+    ylabel: str = "difference to the open weights, AUPRC points",
+    scale: float = 100.0,
+    styles: Styles = None,
+) -> Figure:
+    """What each training run costs and what it brings against its open weights.
+
+    Args:
+        rows: `arm, cost, difference, low, high` and optionally `label` (e.g. the subset size, written at the first arm).
+        title: of the figure.
+        xlabel: of the costs; say the unit.
+        ylabel: of the differences.
+        scale: factor of differences and limits.
+        styles: by arm.
+
+    Raises:
+        InputError: no rows, or a cost that is not above 0.
+    """
+    table = [as_row(row) for row in rows]
+    if not table or not all(float(row["cost"]) > 0 for row in table):
+        raise InputError("gain by cost: rows with arm, cost above 0, difference, low and high are needed")
+    arms = list(dict.fromkeys(str(row["arm"]) for row in table))
+    styles = styles or arm_styles(arms)
+    with mpl.rc_context(STYLE):
+        figure = plt.figure(figsize=(7.4, 3.3))
+        axes = figure.add_axes((0.09, 0.15, 0.65, 0.74))
+        labels = []
+        for index, arm in enumerate(arms):
+            style, found = styles[arm], sorted((r for r in table if str(r["arm"]) == arm), key=lambda r: float(r["cost"]))
+            shift = 1.05 ** (index - (len(arms) - 1) / 2)
+            x = [float(row["cost"]) * shift for row in found]
+            y = [scale * float(row["difference"]) for row in found]
+            axes.vlines(
+                x,
+                [scale * float(r["low"]) for r in found],
+                [scale * float(r["high"]) for r in found],
+                color=style.colour,
+                lw=1.2,
+            )
+            axes.plot(x, y, color=style.colour, lw=0.8, alpha=0.6)
+            for place, height, row in zip(x, y, found, strict=True):
+                outside = float(row["low"]) > 0 or float(row["high"]) < 0
+                mfc = style.colour if outside else "white"
+                axes.plot(place, height, ls="", marker=style.marker, color=style.colour, mfc=mfc, ms=5)
+            labels.append((y[-1], arm, style.text))
+        axes.axhline(0, color=INK, lw=0.9, zorder=1)
+        axes.set_xscale("log")
+        costs = sorted({float(row["cost"]) for row in table})
+        axes.set_xlim(costs[0] / 1.4, costs[-1] * 1.4)
+        low, high = axes.get_ylim()
+        seen: list[float] = []
+        for row in sorted(table, key=lambda r: float(r["cost"])):
+            cost = float(row["cost"])
+            if row.get("label") and all(abs(math.log(cost / other)) > 0.15 for other in seen):
+                seen.append(cost)
+                axes.text(cost, high, str(row["label"]), ha="center", va="bottom", fontsize=7.5, color=GREY)
+        axes.set_ylim(low, high)
+        axes.xaxis.set_major_locator(FixedLocator(seen or costs))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        _direct_labels(axes, labels)
+        if title:
+            axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold", pad=18)
+    return figure
 
 
 def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping[str, np.ndarray]) -> Figure:
-    """The image with its query point, and per encoder the similarity of every patch in four layers (paper, Figure 1)."""
+    """The image with its query patch, and per encoder the similarity of every patch in four layers (paper, Figure 1).
+
+    Args:
+        picture: (H, W) uint8.
+        point: (row, column) of the query, in pixels of the picture.
+        maps: `LABEL|LAYER`, layers 0 to 3: (h, w) cosine similarities. All maps share one colour scale, from 0 to 1.
+    """
     labels = list(dict.fromkeys(name.rsplit("|", 1)[0] for name in maps))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, grid = plt.subplots(len(labels), 5, figsize=(8.6, 1.75 * len(labels)), squeeze=False, layout="constrained")
+        figure, grid = plt.subplots(
+            len(labels), 5, figsize=(8.4, 1.62 * len(labels) + 0.25), squeeze=False, layout="constrained"
+        )
+        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.0, wspace=0.0)
         for row, label in enumerate(labels):
+            height, width = maps[f"{label}|0"].shape
             grid[row][0].imshow(picture, cmap="gray", interpolation="bilinear")
-            grid[row][0].plot(point[1], point[0], marker="s", mfc="none", mec="#e11d48", mew=1.6, ms=7)
+            _patch_box(grid[row][0], picture.shape, point, (height, width))
             grid[row][0].set_ylabel("\n".join(_lines(label)), fontsize=7.5)
             for layer in range(4):
-                axes = grid[row][layer + 1]
-                values = maps[f"{label}|{layer}"]
-                axes.imshow(picture, cmap="gray", interpolation="bilinear", extent=(0, 1, 1, 0))
-                axes.imshow(
-                    values,
-                    cmap="magma",
-                    vmin=min(0.0, float(values.min())),
-                    vmax=1,
-                    alpha=0.72,
-                    extent=(0, 1, 1, 0),
-                    interpolation="bilinear",
-                )
+                axes, values = grid[row][layer + 1], maps[f"{label}|{layer}"]
+                extent = (0, picture.shape[1], picture.shape[0], 0)
+                drawn = axes.imshow(values, cmap="magma", vmin=0, vmax=1, extent=extent, interpolation="nearest")
                 if row == 0:
-                    axes.set_title(f"layer {layer + 1}", fontsize=8)
+                    axes.set_title(f"layer {layer + 1} of 4", fontsize=8)
         for axes in grid.flat:
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_visible(False)
+        bar = figure.colorbar(drawn, ax=grid[:, -1].tolist(), shrink=0.8, aspect=24, pad=0.03)
+        bar.set_label("cosine similarity", fontsize=7.5)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)
     return figure
 
 
+def _patch_box(axes: Axes, shape: tuple[int, ...], point: tuple[int, int], grid: tuple[int, int]) -> None:
+    """The query patch of the first layer's grid, as large as it is."""
+    patch = (shape[0] / grid[0], shape[1] / grid[1])
+    top, left = (int(point[axis] // patch[axis]) * patch[axis] for axis in (0, 1))
+    # At least visible: a patch of a fine grid is a dot.
+    side = max(patch[0], 0.045 * shape[0])
+    centre = (left + patch[1] / 2, top + patch[0] / 2)
+    axes.add_patch(plt.Rectangle((centre[0] - side / 2, centre[1] - side / 2), side, side, fill=False, ec="#e11d48", lw=1.6))
+
+
 def _lines(label: str) -> list[str]:
-    return label.replace(" (", "\n(").split("\n")
+    return label.replace(" (", "\n(").replace(", ", ",\n").split("\n")

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,19 +12,33 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from radscale.html_report import figures
-from radscale.html_report.answer import answer_sentences, unknowns
+from radscale.html_report.answer import answers, better_from, interval, needed, smallest_p, unknowns
+from radscale.html_report.rows import (
+    MORE,
+    UNPREDICTABLE,
+    Arms,
+    cost_rows,
+    data_plan_rows,
+    difference_rows,
+    expected_gain,
+    fit_of,
+    gain_by_cost_rows,
+    open_arms,
+    scaling_rows,
+    subgroup_rows,
+    trained_arms,
+)
+from radscale.html_report.style import ArmStyle, arm_styles, font_faces, save_figure, svg_text
 from radscale.html_report.tables import (
     AnalysisTables,
     Row,
     best_models,
-    count,
     mean,
     points,
     read_table,
-    signed_points,
     std,
     write_csv,
     write_latex,
@@ -42,7 +57,7 @@ class ReportInputs:
     radscale_version: str
     analysis: Path
     """Folder of the tables that `radscale.analysis.summary.summarise` wrote."""
-    arms: Mapping[str, Mapping[str, Any]]
+    arms: Arms
     evaluations: Sequence[Mapping[str, Any]]
     """name, label, tasks {key: display name}, headline, note."""
     agreement: Path | None = None
@@ -65,28 +80,39 @@ def write_report(inputs: ReportInputs, out: Path) -> Path:
         (out / name).mkdir(parents=True, exist_ok=True)
     everything = AnalysisTables.read(inputs.analysis)
     parts = {e["name"]: everything.of(e["name"]) for e in inputs.evaluations}
-    evaluations = [_evaluation(inputs, dict(e), parts[e["name"]], out) for e in inputs.evaluations]
+    styles = _styles(inputs.arms)
+    runs = read_table(inputs.runs)
+    evaluations = [_evaluation(inputs, dict(e), parts[e["name"]], runs, styles, out) for e in inputs.evaluations]
+    headline = [e for e in evaluations if e["headline"]] or evaluations[:1]
     context = {
         "report": inputs,
         "evaluations": evaluations,
-        "headline": [e for e in evaluations if e["headline"]] or evaluations[:1],
+        "answered": headline + [e for e in evaluations if e not in headline],
         "unknowns": unknowns({e["label"]: parts[e["name"]] for e in inputs.evaluations}, inputs.arms),
         "similarity": [_similarity(item, index, out) for index, item in enumerate(inputs.similarity)],
         "gallery": [{**item, "uri": _data_uri(Path(item["image"]))} for item in inputs.gallery],
         "agreement": _agreement(read_table(inputs.agreement)),
-        "costs": _costs(read_table(inputs.runs)),
-        "runs": _encoder_runs(read_table(inputs.runs), inputs.arms),
+        "costs": _costs(runs),
+        "cost_figure": _cost_figure(runs, inputs.arms, styles, out / "figures"),
+        "runs": _encoder_runs(runs, inputs.arms),
         "excluded": inputs.excluded,
         "open_labels": [facts["label"] for facts in inputs.arms.values() if facts["open_weights_arm"] is None],
+        "more": MORE,
     }
     for name in AnalysisTables.__dataclass_fields__:
         write_csv(out / "tables" / f"{name}.csv", read_raw(inputs.analysis / f"{name}.csv"))
+    for name, path in (("label_agreement", inputs.agreement), ("runs", inputs.runs)):
+        if path is not None:
+            write_csv(out / "tables" / f"{name}.csv", read_raw(path))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates = resources.files("radscale.html_report").joinpath("templates")
     style = templates.joinpath("style.css").read_text(encoding="utf-8")
     template = environment.from_string(templates.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    text = template.render(style=Markup(style), **context)
+    # One font for all figures, with the characters that stand in them.
+    text = text.replace("/* fonts */", font_faces("".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))), 1)
     path = out / "report.html"
-    path.write_text(template.render(style=Markup(style), **context), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -100,128 +126,230 @@ def read_raw(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _evaluation(inputs: ReportInputs, facts: dict[str, Any], tables: AnalysisTables, out: Path) -> dict[str, Any]:
+Styles = Mapping[str, ArmStyle]
+FIGURES = ("scaling", "largest_gain", "tasks", "differences", "data_plan", "subgroups", "gain_by_cost")
+
+
+def _styles(arms: Arms) -> Styles:
+    """By label, the same in all figures."""
+    opened = [facts["label"] for facts in arms.values() if facts["open_weights_arm"] is None]
+    return arm_styles([facts["label"] for facts in arms.values() if facts["open_weights_arm"] is not None], opened)
+
+
+def _evaluation(
+    inputs: ReportInputs, facts: dict[str, Any], tables: AnalysisTables, runs: list[Row], styles: Styles, out: Path
+) -> dict[str, Any]:
     name, label, tasks = facts["name"], facts["label"], facts["tasks"]
     arms, folder = inputs.arms, out / "figures"
     table = _score_table(tables, arms, tasks)
     _write_score_table(out / "tables", name, label, table)
-    forest = figures.forest_figure(tables, arms, tasks, f"{label}: largest subset against the open weights")
-    subgroup = figures.subgroup_figure(tables, arms, f"{label}: subgroups")
-    largest_gain = _largest_gain(tables, arms, tasks)
-    extra = {}
-    if largest_gain is not None:
-        figure = figures.scaling_figure(
-            tables, arms, largest_gain, f"{label}: {tasks[largest_gain]}, the task with the largest gain"
-        )
-        extra = {"gain_svg": _svg(figure, folder, f"{name}_largest_gain"), "gain_task": tasks[largest_gain]}
-    average = figures.scaling_figure(tables, arms, "average", f"{label}: mean of {len(tables.tasks())} tasks")
+    plan = _data_plan(tables, arms, tasks)
+    write_csv(out / "tables" / f"{name}_data_plan.csv", plan)
+    gain_task = _largest_gain(tables, arms, tasks)
     return {
         **facts,
-        "sentences": answer_sentences(tables, arms, label),
+        "num_tasks": len(tables.tasks()),
+        "num_images": max((int(row["num_samples"]) for row in tables.results if row["task"] != "average"), default=0),
+        "answers": answers(tables, arms, tasks),
         "summary": _summary_rows(tables, arms),
-        "average_svg": _svg(average, folder, f"{name}_scaling"),
-        "small_svg": _svg(figures.small_multiples(tables, arms, tasks), folder, f"{name}_tasks"),
-        "forest_svg": _svg(forest, folder, f"{name}_differences") if forest is not None else None,
-        "subgroup_svg": _svg(subgroup, folder, f"{name}_subgroups") if subgroup is not None else None,
-        "subgroups": _subgroup_rows(tables, arms),
+        "gain_task": tasks[gain_task] if gain_task else None,
+        "figures": dict.fromkeys(FIGURES) | _figures(inputs, facts, tables, plan, gain_task, runs, styles, folder),
+        "plan_arm": plan[0]["arm"] if plan else None,
+        "subgroups": _subgroup_table(tables, arms),
         "table": table,
         "significance": _significance_rows(tables, arms),
+        "differences": _difference_table(tables, arms, tasks),
+        "smallest_p": smallest_p(tables),
+        "num_starred": sum(row["p_holm"] < 0.05 for row in difference_rows(tables, arms, tasks)),
         "fits": _fit_rows(tables, arms),
         "excluded_tasks": tables.excluded_tasks,
         "num_bootstrap": int(tables.comparisons[0]["num_bootstrap"]) if tables.comparisons else 0,
-        **extra,
     }
 
 
-def _svg(figure: Any, folder: Path, name: str) -> Markup:
+def _figures(
+    inputs: ReportInputs,
+    facts: Mapping[str, Any],
+    tables: AnalysisTables,
+    plan: list[dict[str, Any]],
+    gain_task: str | None,
+    runs: list[Row],
+    styles: Styles,
+    folder: Path,
+) -> dict[str, Markup]:
+    """Inline figures of one evaluation; a figure without data is not there."""
+    arms, names, label = inputs.arms, facts["tasks"], facts["label"]
+    if not trained_arms(tables, arms):
+        return {}
+    rows = scaling_rows(tables, arms, "average")
+    found = {
+        "scaling": (
+            figures.scaling_figure(**rows, title=f"{label}: mean of {len(tables.tasks())} tasks", styles=styles),
+            f"Scaling curves, {label}, mean AUPRC over tasks. {_curves_in_words(rows)}",
+        )
+    }
+    if gain_task is not None:
+        rows = scaling_rows(tables, arms, gain_task)
+        found["largest_gain"] = (
+            figures.scaling_figure(**rows, title=f"{label}: {names[gain_task]}", styles=styles),
+            f"Scaling curves, {names[gain_task]}. {_curves_in_words(rows)}",
+        )
+    panels = []
+    for task in (task for task in names if task in tables.tasks()):
+        prevalence = mean([row["prevalence"] for row in tables.results if row["task"] == task])
+        title = f"{names[task]} ({100 * prevalence:.1f} %)"
+        panels.append({"title": title, **scaling_rows(tables, arms, task)})
+    if panels:
+        grid = figures.scaling_grid(panels, styles=styles)
+        found["tasks"] = grid, f"Scaling curves of {len(panels)} tasks, one panel each; the table of scores has the numbers."
+    differences = difference_rows(tables, arms, names)
+    if differences:
+        found["differences"] = (
+            figures.forest_figure(differences, title=f"{label}: largest subset minus open weights", styles=styles),
+            "Differences to the open weights per task with 95 % intervals; the table of differences has the numbers.",
+        )
+    if plan:
+        found["data_plan"] = (
+            figures.data_plan_figure(
+                plan,
+                title=f"{label}: {plan[0]['arm']}, from {int(plan[0]['now']):,} to {int(plan[0]['then']):,} images",
+                colour=styles[plan[0]["arm"]].colour,
+            ),
+            "Expected gain of each task: " + "; ".join(f"{row['task']} {interval(row, 'gain')}" for row in plan) + ".",
+        )
+    groups = subgroup_rows(tables, arms)
+    if groups:
+        shown = [{**row, "variable": row["variable"].replace("_", " ")} for row in groups]
+        found["subgroups"] = (
+            figures.subgroup_figure(shown, title=f"{label}: subgroups", styles=styles),
+            "AUPRC of each model in each subgroup with 95 % intervals; the table of subgroups has the numbers.",
+        )
+    costs, unit = gain_by_cost_rows(runs, tables, arms)
+    if len({round(row["cost"], 9) for row in costs}) > 1:
+        found["gain_by_cost"] = (
+            figures.gain_by_cost_figure(
+                costs, title=f"{label}: gain by cost", xlabel=f"{unit} of one encoder (log scale)", styles=styles
+            ),
+            "Difference to the open weights by cost: "
+            + "; ".join(f"{row['arm']}, {row['label']}: {interval(row)}" for row in costs)
+            + ".",
+        )
+    return {key: _svg(figure, alt, folder, f"{facts['name']}_{key}") for key, (figure, alt) in found.items()}
+
+
+def _curves_in_words(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+    """What a reader who cannot see the curves needs: means at the sizes that were tried, and the open weights."""
+    scores: dict[str, dict[float, list[float]]] = {}
+    for row in rows["points"]:
+        scores.setdefault(row["arm"], {}).setdefault(row["subset_size"], []).append(row["score"])
+    words = [
+        f"{arm}: " + ", ".join(f"{points(mean(values))} at {int(size):,} images" for size, values in sorted(found.items()))
+        for arm, found in scores.items()
+    ]
+    return "; ".join([*words, *(f"{row['label']} (open weights): {points(row['score'])}" for row in rows["references"])]) + "."
+
+
+def _svg(figure: Any, alt: str, folder: Path, name: str) -> Markup:
     """An inline figure. Ids inside an SVG are made unique to the page, or the figures would borrow each other's clips."""
-    text = figures.save(figure, folder, name)
+    text = svg_text(figure)
+    for suffix in ("svg", "pdf"):
+        save_figure(figure, folder / f"{name}.{suffix}")
     for reference in ('id="', "url(#", 'xlink:href="#'):
         text = text.replace(reference, f"{reference}{name}-")
-    return Markup(text.replace("<svg ", '<svg aria-hidden="true" ', 1))
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1))
 
 
-def _models(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int]]:
+def _cost_figure(runs: list[Row], arms: Arms, styles: Styles, folder: Path) -> Markup | None:
+    rows = cost_rows(runs, arms)
+    if not rows:
+        return None
+    alt = "Seconds by stage: " + "; ".join(f"{row['label']} {row['amount']:,.0f}" for row in rows) + "."
+    return _svg(figures.cost_figure(rows, title="Where the time went", styles=styles), alt, folder, "costs")
+
+
+def _models(tables: AnalysisTables, arms: Arms) -> list[tuple[str, int]]:
     """Open weights, then each arm at its largest size."""
-    models = [(arm, 0) for arm, facts in arms.items() if facts["open_weights_arm"] is None and tables.sizes(arm)]
-    return models + [
-        (arm, max(tables.sizes(arm)))
-        for arm, facts in arms.items()
-        if facts["open_weights_arm"] is not None and tables.sizes(arm)
-    ]
+    return [(arm, 0) for arm in open_arms(tables, arms)] + [(a, max(tables.sizes(a))) for a in trained_arms(tables, arms)]
 
 
-def _model_label(arms: Mapping[str, Mapping[str, Any]], model: tuple[str, int]) -> str:
-    arm, size = model
-    return f"{arms[arm]['label']}, open weights" if size == 0 else f"{arms[arm]['label']}, {size:,} images"
+def _size_label(size: int) -> str:
+    return "open weights" if size == 0 else f"{size:,} images"
 
 
-def _score_table(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, str]) -> dict[str, Any]:
-    """Tables 2 and 3 of the paper: AUPRC with its spread over seeds, best and not significantly worse in bold."""
+def _model_label(arms: Arms, model: tuple[str, int]) -> str:
+    return f"{arms[model[0]]['label']}, {_size_label(model[1])}"
+
+
+def _score_table(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) -> dict[str, Any]:
+    """Tables 2 and 3 of the paper: AUPRC with its spread, best and not significantly worse in bold."""
     models = _models(tables, arms)
     rows = []
     for task in [*(task for task in tasks if task in tables.tasks()), "average"]:
-        bold = best_models(tables, models, task)
+        bold, untested = best_models(tables, models, task)
         cells = []
         for model in models:
             values = tables.scores(*model, task)
-            cells.append({"mean": points(mean(values)), "std": points(std(values)), "bold": model in bold})
+            cell = {"mean": points(mean(values)), "std": points(std(values)), "num": len(values)}
+            cells.append({**cell, "bold": model in bold, "untested": model in untested})
         facts = [row for row in tables.results if row["task"] == task]
         rows.append(
             {
-                "label": tasks.get(task, "Average (macro)"),
-                "prevalence": "" if task == "average" or not facts else f"{100 * facts[0]['prevalence']:.1f} %",
+                "label": tasks.get(task, "Mean over tasks"),
+                "prevalence": "" if task == "average" or not facts else f"{100 * facts[0]['prevalence']:.1f}",
                 "positives": "" if task == "average" or not facts else f"{int(facts[0]['num_positives']):,}",
                 "cells": cells,
             }
         )
-    return {"columns": [_model_label(arms, model) for model in models], "rows": rows}
+    columns = [{"label": arms[arm]["label"], "size": _size_label(size)} for arm, size in models]
+    return {"columns": columns, "rows": rows, "untested": any(c["untested"] for row in rows for c in row["cells"])}
 
 
 def _write_score_table(folder: Path, name: str, label: str, table: dict[str, Any]) -> None:
-    header = ["Task", "Prevalence", *table["columns"]]
+    header = ["Task", "Prevalence, %", "Positives", *(f"{c['label']}, {c['size']}" for c in table["columns"])]
     rows = [
-        [row["label"], row["prevalence"], *(f"**{c['mean']}**" if c["bold"] else c["mean"] for c in row["cells"])]
+        [row["label"], row["prevalence"], row["positives"]]
+        + [f"**{c['mean']}**" if c["bold"] else c["mean"] for c in row["cells"]]
         for row in table["rows"]
     ]
-    write_latex(folder / f"{name}_auprc.tex", header, rows, f"{label}: AUPRC. Bold: best, and not significantly worse than it.")
+    caption = f"{label}: AUPRC in points. Bold: best, and not significantly worse than it."
+    write_latex(folder / f"{name}_auprc.tex", header, rows, caption)
     plain = [dict(zip(header, [cell.strip("*") for cell in row], strict=True)) for row in rows]
     write_csv(folder / f"{name}_auprc.csv", plain)
 
 
-def _summary_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _summary_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
     rows = []
-    for arm, facts in arms.items():
-        open_arm = facts["open_weights_arm"]
-        if open_arm is None or not tables.sizes(arm):
-            continue
-        size = max(tables.sizes(arm))
+    for arm in trained_arms(tables, arms):
+        size, open_arm = max(tables.sizes(arm)), arms[arm]["open_weights_arm"]
         row = tables.comparison((arm, size), (open_arm, 0), "average")
-        fit = next((f for f in tables.fits if f["arm"] == arm and f["task"] == "average"), None)
+        start, fit = better_from(tables, arms, arm), fit_of(tables, arm, "average")
+        gain = None if fit is None else expected_gain(fit)
+        tells = gain is not None and gain["high"] - gain["low"] <= UNPREDICTABLE
         rows.append(
             {
-                "arm": facts["label"],
+                "arm": arms[arm]["label"],
+                "start": arms[open_arm]["label"],
                 "open": points(mean(tables.scores(open_arm, 0, "average"))),
-                "best": f"{points(mean(tables.scores(arm, size, 'average')))} ({size:,} images)",
-                "difference": _interval(row) if row else "–",
-                "needed": _needed(fit) if fit else "–",
+                "size": f"{size:,}",
+                "best": points(mean(tables.scores(arm, size, "average"))),
+                "difference": interval(row) if row else "–",
+                "from": "not shown" if start is None else f"{start:,}",
+                "needed": needed(fit) if fit else "no fit",
+                "more": interval(gain, "gain") if gain is not None and tells else "cannot be told",
             }
         )
     return rows
 
 
-def _interval(row: Row) -> str:
-    return f"{signed_points(row['difference'])} [{signed_points(row['low'])}, {signed_points(row['high'])}]"
+def _p_value(value: float, num_bootstrap: float) -> str:
+    """Three decimals; a p-value at the floor of the bootstrap is a bound."""
+    if math.isnan(value):
+        return "–"
+    floor = 2 / (num_bootstrap + 1)
+    return f"≤ {floor:.3f}" if value <= floor * (1 + 1e-6) else f"{value:.3f}"
 
 
-def _needed(fit: Row) -> str:
-    if math.isnan(fit["samples_needed"]):
-        return "no fit"
-    estimate = f"≤ {count(fit['min_size'])}" if fit["verdict"] == "below smallest" else count(fit["samples_needed"])
-    return f"{estimate} [{count(fit['samples_low'])} to {count(fit['samples_high'])}]"
-
-
-def _significance_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _significance_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, Any]]:
     """Average and pooled differences of every comparison that was made."""
     rows = []
     for row in tables.comparisons:
@@ -232,48 +360,75 @@ def _significance_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, A
             {
                 "a": _model_label(arms, a),
                 "b": _model_label(arms, b),
-                "kind": "mean over tasks" if row["task"] == "average" else "pooled (paper)",
-                "difference": _interval(row),
-                "p": f"{row['p_value']:.3f}",
+                "kind": "mean" if row["task"] == "average" else "pooled",
+                "difference": interval(row),
+                "p": _p_value(row["p_value"], row["num_bootstrap"]),
                 "significant": bool(row["significant"]),
             }
         )
     return rows
 
 
-def _fit_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _difference_table(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The forest figure in numbers."""
+    return [
+        {
+            "task": row["task"],
+            "arm": row["arm"],
+            "difference": interval(row),
+            "p": _p_value(row["p_value"], row["num_bootstrap"]),
+            "holm": "" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.3f}",
+            "significant": bool(row["significant"]),
+        }
+        for row in difference_rows(tables, arms, names)
+    ]
+
+
+def _fit_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
     rows = []
-    for row in tables.fits:
-        if row["task"] != "average":
-            continue
+    for row in (row for row in tables.fits if row["task"] == "average"):
         refused = row["verdict"] == "no fit"
+        sizes = f"{int(row['num_encoders'])} from {int(row['min_size']):,} to {int(row['max_size']):,} images"
         rows.append(
             {
                 "arm": arms[row["arm"]]["label"],
-                "law": row["note"] if refused else f"{row['alpha']:.4f} · n^{row['k']:.4f}",
-                "k": "–" if refused else f"[{row['k_low']:.4f}, {row['k_high']:.4f}]",
-                "encoders": f"{int(row['num_encoders'])}",
-                "needed": _needed(row),
-                "verdict": row["verdict"],
+                "law": row["note"] if refused else f"{100 * row['alpha']:.2f} · n^{row['k']:.4f}".replace("-", "−"),
+                "k": "–" if refused else f"{row['k']:.4f} [{row['k_low']:.4f}, {row['k_high']:.4f}]".replace("-", "−"),
+                "encoders": sizes,
+                "target": points(row["target"]),
+                "needed": needed(row),
             }
         )
     return rows
 
 
-def _largest_gain(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, str]) -> str | None:
+def _data_plan(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows for the arm with the highest average at its largest size that has a fit."""
+    best: list[dict[str, Any]] = []
+    ranked = sorted(trained_arms(tables, arms), key=lambda a: -mean(tables.scores(a, max(tables.sizes(a)), "average")))
+    for arm in ranked:
+        best = data_plan_rows(tables, arms, names, arm)
+        if any(not row["is_average"] for row in best):
+            break
+    sizes = {"now": 0.0, "then": 0.0}
+    if best:
+        fit = fit_of(tables, arm, "average") or next(f for f in tables.fits if f["arm"] == arm)
+        sizes = {"now": fit["max_size"], "then": MORE * fit["max_size"]}
+    return [{**row, **sizes} for row in best]
+
+
+def _largest_gain(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) -> str | None:
     """The task that gained most from the own data, over all arms at their largest size."""
     gains: dict[str, float] = {}
-    for arm, facts in arms.items():
-        if facts["open_weights_arm"] is None or not tables.sizes(arm):
-            continue
+    for arm in trained_arms(tables, arms):
         for task in tables.tasks():
-            row = tables.comparison((arm, max(tables.sizes(arm))), (facts["open_weights_arm"], 0), task)
+            row = tables.comparison((arm, max(tables.sizes(arm))), (arms[arm]["open_weights_arm"], 0), task)
             if row is not None and task in tasks:
                 gains[task] = max(gains.get(task, -math.inf), row["difference"])
     return max(gains, key=lambda task: gains[task]) if len(gains) > 1 else None
 
 
-def _subgroup_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _subgroup_table(tables: AnalysisTables, arms: Arms) -> list[dict[str, Any]]:
     return [
         {
             "model": _model_label(arms, (row["arm"], int(row["subset_size"]))),
@@ -281,7 +436,7 @@ def _subgroup_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]
             "stratum": row["stratum"],
             "auprc": f"{points(row['auprc'])} [{points(row['low'])}, {points(row['high'])}]",
             "auroc": points(row["auroc"]),
-            "prevalence": f"{100 * row['prevalence']:.1f} %",
+            "prevalence": f"{100 * row['prevalence']:.1f}",
             "positives": f"{int(row['num_positives']):,}",
             "samples": f"{int(row['num_samples']):,}",
             "small": bool(row["small"]),
@@ -293,15 +448,13 @@ def _subgroup_rows(tables: AnalysisTables, arms: Mapping[str, Mapping[str, Any]]
 def _similarity(item: Mapping[str, Any], index: int, out: Path) -> dict[str, Any]:
     picture = np.asarray(cv2.imread(str(item["image"]), cv2.IMREAD_GRAYSCALE))
     with np.load(item["maps"], allow_pickle=False) as maps:
-        figure = figures.similarity_figure(picture, item["point"], dict(maps))
-    name = f"similarity_{index}"
-    import matplotlib.pyplot as plt
-
-    figure.savefig(out / "figures" / f"{name}.png", dpi=110, metadata={"Software": None})
-    figure.savefig(out / "figures" / f"{name}.pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    plt.close(figure)
-    labels = list(dict.fromkeys(key.rsplit("|", 1)[0] for key in np.load(item["maps"], allow_pickle=False).files))
-    return {**item, "uri": _data_uri(out / "figures" / f"{name}.png"), "labels": labels}
+        drawn = dict(maps)
+    for suffix in ("png", "pdf"):
+        figure = figures.similarity_figure(picture, item["point"], drawn)
+        path = save_figure(figure, out / "figures" / f"similarity_{index}.{suffix}", dpi=110)
+        if suffix == "png":
+            uri = _data_uri(path)
+    return {**item, "uri": uri, "labels": list(dict.fromkeys(key.rsplit("|", 1)[0] for key in drawn))}
 
 
 def _data_uri(path: Path) -> str:
@@ -336,7 +489,7 @@ def _costs(rows: list[Row]) -> list[dict[str, str]]:
     ]
 
 
-def _encoder_runs(rows: list[Row], arms: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _encoder_runs(rows: list[Row], arms: Arms) -> list[dict[str, str]]:
     """Target and achieved compute of every encoder that was trained."""
     shown = []
     for row in rows:

@@ -97,20 +97,22 @@ def std(values: Sequence[float]) -> float:
     return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else math.nan
 
 
-def best_models(tables: AnalysisTables, models: Sequence[tuple[str, int]], task: str) -> set[tuple[str, int]]:
-    """The paper's bold rule: the best mean, and every model that is not significantly worse. Pairs without a comparison
-    are not called equal."""
+def best_models(
+    tables: AnalysisTables, models: Sequence[tuple[str, int]], task: str
+) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+    """The paper's bold rule: the best mean, and every model that is not significantly worse.
+
+    Returns:
+        The bold ones, and those that were never compared with the best one: they are neither equal nor worse.
+    """
     means = {model: mean(tables.scores(*model, task)) for model in models}
     known = {model: value for model, value in means.items() if not math.isnan(value)}
     if not known:
-        return set()
+        return set(), set()
     best = max(known, key=lambda model: known[model])
-    bold = {best}
-    for model in known:
-        row = tables.comparison(best, model, task)
-        if model != best and row is not None and not row["significant"]:
-            bold.add(model)
-    return bold
+    rows = {model: tables.comparison(best, model, task) for model in known if model != best}
+    equal = {model for model, row in rows.items() if row is not None and not row["significant"]}
+    return {best} | equal, {model for model, row in rows.items() if row is None}
 
 
 def points(value: float, digits: int = 1) -> str:

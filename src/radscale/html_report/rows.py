@@ -1,0 +1,143 @@
+"""From the analysis tables of one evaluation to the rows that figures draw and pages print."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy import stats
+
+from radscale.html_report.tables import AnalysisTables, Row, mean, std
+
+Arms = Mapping[str, Mapping[str, Any]]
+MORE = 10
+"""How many times more data the page looks ahead."""
+WORTH = 0.005
+"""AUPRC: a task whose gain cannot exceed half a point is called near saturation."""
+UNPREDICTABLE = 0.3
+"""Width of an interval, in AUPRC, beyond which an extrapolation says nothing."""
+
+
+def trained_arms(tables: AnalysisTables, arms: Arms) -> list[str]:
+    """Arms that continue open weights and were scored here."""
+    return [arm for arm, facts in arms.items() if facts["open_weights_arm"] is not None and tables.sizes(arm)]
+
+
+def open_arms(tables: AnalysisTables, arms: Arms) -> list[str]:
+    """Open weights that were scored here."""
+    return [arm for arm, facts in arms.items() if facts["open_weights_arm"] is None and tables.sizes(arm)]
+
+
+def seed_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean over seeds; NaN from one seed."""
+    if len(scores) < 2:
+        return math.nan, math.nan
+    half = float(stats.t.ppf(0.5 + level / 2, len(scores) - 1)) * std(scores) / math.sqrt(len(scores))
+    return mean(scores) - half, mean(scores) + half
+
+
+def scaling_rows(tables: AnalysisTables, arms: Arms, task: str) -> dict[str, list[dict[str, Any]]]:
+    """`points`, `curves` and `references` of `figures.scaling_figure`."""
+    points, curves, references = [], [], []
+    for arm in trained_arms(tables, arms):
+        label = arms[arm]["label"]
+        points += [
+            {"arm": label, "subset_size": row["subset_size"], "replicate": row["replicate"], "score": row["auprc"]}
+            for row in tables.results
+            if (row["arm"], row["task"]) == (arm, task)
+        ]
+        curves += [{**row, "arm": label} for row in tables.curves if (row["arm"], row["task"]) == (arm, task)]
+    for arm in open_arms(tables, arms):
+        scores = tables.scores(arm, 0, task)
+        low, high = seed_interval(scores)
+        references.append({"label": arms[arm]["label"], "score": mean(scores), "low": low, "high": high})
+    return {"points": points, "curves": curves, "references": references}
+
+
+def difference_rows(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each arm at its largest size against its open weights: the average, then every task."""
+    rows = []
+    for arm in trained_arms(tables, arms):
+        size = max(tables.sizes(arm))
+        for task in ("average", *names):
+            row = tables.comparison((arm, size), (arms[arm]["open_weights_arm"], 0), task)
+            if row is not None:
+                shown = {"arm": arms[arm]["label"], "size": size, "is_average": task == "average"}
+                rows.append({**row, **shown, "task": "Mean over tasks" if task == "average" else names[task]})
+    return rows
+
+
+def subgroup_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, Any]]:
+    """Rows of the subgroups with the arms' labels."""
+    return [{**row, "arm": arms[row["arm"]]["label"], "small": bool(row["small"])} for row in tables.subgroups]
+
+
+def fit_of(tables: AnalysisTables, arm: str, task: str) -> Row | None:
+    """The scaling law of an arm, or None where none was fitted."""
+    found = next((row for row in tables.fits if (row["arm"], row["task"]) == (arm, task)), None)
+    return None if found is None or found["verdict"] == "no fit" or math.isnan(found["k"]) else found
+
+
+def expected_gain(fit: Row, factor: float = MORE) -> dict[str, float]:
+    """`current, gain, low, high` in AUPRC when the largest size grows `factor` times, by a fitted power law.
+
+    A power law gains current * (factor^k - 1), so the limits of k are the limits of the relative gain. The level at the largest
+    size is taken as fitted: it is known far better than the slope. A score ends at 1, whatever a power law says.
+    """
+    current = fit["alpha"] * fit["max_size"] ** fit["k"]
+    gain, low, high = (
+        min(current * math.expm1(fit[name] * math.log(factor)), 1 - current) for name in ("k", "k_low", "k_high")
+    )
+    return {"current": current, "gain": gain, "low": low, "high": high}
+
+
+def data_plan_rows(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], arm: str) -> list[dict[str, Any]]:
+    """What `MORE` times the data would bring to an arm, task by task, and on average."""
+    rows = []
+    for task in ("average", *names):
+        fit = fit_of(tables, arm, task)
+        if fit is not None:
+            gain = expected_gain(fit)
+            shown = "Mean over tasks" if task == "average" else names[task]
+            rows.append(
+                {"arm": arms[arm]["label"], "task": shown, "is_average": task == "average", **gain}
+                | {"saturated": gain["high"] < WORTH}
+            )
+    return rows
+
+
+def cost_rows(runs: list[Row], arms: Arms) -> list[dict[str, Any]]:
+    """Seconds by stage, in the order of work; pretraining arm by arm."""
+    parts: dict[tuple[str, str], list[Row]] = {}
+    for row in runs:
+        stage = str(row["stage"])
+        parts.setdefault((stage, str(row["arm"]) if stage == "pretraining" else ""), []).append(row)
+    return [
+        {
+            "label": stage.replace("_", " ") + (f": {arms[arm]['label']}" if arm else ""),
+            "arm": arms[arm]["label"] if arm else "",
+            "amount": sum(row["seconds"] for row in found),
+            "detail": f"{len(found)} step{'s' if len(found) != 1 else ''}",
+        }
+        for (stage, arm), found in parts.items()
+    ]
+
+
+def gain_by_cost_rows(runs: list[Row], tables: AnalysisTables, arms: Arms) -> tuple[list[dict[str, Any]], str]:
+    """What one encoder of each arm and size took, beside its difference to the open weights; and the unit of the costs."""
+    rows, units = [], set()
+    for arm in trained_arms(tables, arms):
+        for size in tables.sizes(arm):
+            found = [r for r in runs if (r["arm"], r["subset_size"]) == (arm, size) and r["achieved"] > 0]
+            row = tables.comparison((arm, size), (arms[arm]["open_weights_arm"], 0), "average")
+            if found and row is not None:
+                units.add(str(found[0]["unit"]))
+                cost = mean([r["achieved"] for r in found])
+                limits = {name: row[name] for name in ("difference", "low", "high")}
+                rows.append({"arm": arms[arm]["label"], "cost": cost, "label": f"{size:,} images", **limits})
+    if len(units) != 1:
+        return [], ""
+    unit = units.pop()
+    factor, name = {"flops": (1e12, "TFLOP"), "samples_seen": (1.0, "images seen"), "gpu_seconds": (3600.0, "device hours")}[
+        unit
+    ]
+    return [{**row, "cost": row["cost"] / factor} for row in rows], name
