@@ -580,7 +580,7 @@ def _draw_curves(fitted: Any, table: Any, beats: str | None, path: Path, level: 
     from radscale.html_report.figures import save_figure, scaling_figure, scaling_grid
 
     tasks = list(dict.fromkeys((item.curve.evaluation, item.curve.task) for item in fitted))
-    panels = []
+    panels: list[dict[str, Any]] = []
     for key in tasks:
         chosen = [item for item in fitted if (item.curve.evaluation, item.curve.task) == key]
         title = " / ".join(part for part in key if part)

@@ -363,7 +363,6 @@ class Design:
             inputs=inputs,
             # What could be trained is analysed; the report names the rest.
             optional=frozenset(run.probe.name for run in self.runs if run.subset_size),
-            version=2,  # 2: all pairs of models at a size, images drawn alike in all tasks
             description="AUPRC, paired bootstrap, scaling laws, subgroups",
         )
 

@@ -77,8 +77,8 @@ def _beats_open(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answe
     if starts:
         arm = min(starts, key=lambda name: (starts[name], -rows[name]["difference"]))
         smallest = starts[arm] == min(tables.sizes(arm))
-        size = f"{starts[arm]:,} images" + (", the fewest that we tried" if smallest else "")
-        verdict = f"{size}, with {arms[arm]['label']}."
+        first = f"{starts[arm]:,} images" + (", the fewest that we tried" if smallest else "")
+        verdict = f"{first}, with {arms[arm]['label']}."
         others = [name for name in starts if name != arm]
         if others:
             verdict += " Also " + _listed([f"{arms[name]['label']} from {starts[name]:,} images on" for name in others]) + "."
@@ -251,14 +251,15 @@ def unknowns(tables: Mapping[str, AnalysisTables], arms: Arms) -> list[str]:
         if single:
             sizes = _listed([f"{size:,}" for size in single])
             found.append(
-                f"{evaluation}: with {sizes} images only one encoder was trained per arm; intervals there hold for that encoder, "
-                "not for another draw of the subset or another training run."
+                f"{evaluation}: with {sizes} images only one encoder was trained per arm; intervals there hold for that "
+                "encoder, not for another draw of the subset or another training run."
             )
         best = smallest_p(part)
         if best is not None and best > 0.05:
             found.append(
-                f"{evaluation}: no single task can pass Holm's correction, as the smallest p-value that the bootstrap can give, "
-                f"times {len(part.tasks())} tasks, is {best:.2f}; at least {math.ceil(40 * len(part.tasks())):,} replicates "
+                f"{evaluation}: no single task can pass Holm's correction, as the smallest p-value that the bootstrap can "
+                f"give, times {len(part.tasks())} tasks, is {best:.2f}; at "
+                f"least {math.ceil(40 * len(part.tasks())):,} replicates "
                 "are needed."
             )
     found.append(

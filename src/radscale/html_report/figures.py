@@ -4,6 +4,7 @@ A row is a mapping or a dataclass; columns that a figure does not know are ignor
 `arm` and `task` are the names that the reader sees. Scores are drawn times `scale`: 100 turns shares into points.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
@@ -168,8 +171,8 @@ class _Scaling:
                 x = [point["size"] for point in part]
                 colour = self.styles[arm].colour
                 axes.plot(x, [point["estimate"] for point in part], color=colour, lw=1.5, ls=dashes, zorder=4)
-                limits = [[point[name] for point in part] for name in ("low", "high")]
-                axes.fill_between(x, *limits, color=colour, alpha=alpha, lw=0, zorder=3)
+                low_limits, high_limits = ([point[name] for point in part] for name in ("low", "high"))
+                axes.fill_between(x, low_limits, high_limits, color=colour, alpha=alpha, lw=0, zorder=3)
         for index, (arm, found) in enumerate(self.encoders.items()):
             # Arms at one size stand side by side, as equal scores would hide each other.
             shift = 1.035 ** (index - (len(self.encoders) - 1) / 2)
@@ -270,7 +273,7 @@ def _mark_extrapolation(axes: Axes, largest: float) -> None:
 def _direct_labels(axes: Axes, labels: list[tuple[float, str, str]], size: float = 8.0) -> None:
     """Texts at the right edge, each at the height of its line or as near as its neighbours allow, with a leader."""
     low, high = axes.get_ylim()
-    height_points = axes.get_position().height * axes.figure.get_figheight() * 72
+    height_points = axes.get_window_extent().height * 72 / axes.figure.dpi
     ordered = sorted(labels, key=lambda item: item[0])
     heights = [(min(max(value, low), high) - low) / (high - low) * height_points for value, _, _ in ordered]
     rooms = [size * 1.25 * (text.count("\n") + 1) + 1.5 for _, text, _ in ordered]
@@ -285,7 +288,7 @@ def spread(wishes: Sequence[float], rooms: Sequence[float]) -> list[float]:
 
     Pools neighbours that collide and centres each pool on the mean wish of its members (isotonic regression).
     """
-    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in zip(rooms, rooms[1:], strict=False)])])
+    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in itertools.pairwise(rooms)])])
     pools: list[list[float]] = []
     for wish, offset in zip(wishes, offsets, strict=False):
         pools.append([wish - offset])
@@ -715,9 +718,12 @@ def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping
     labels = list(dict.fromkeys(name.rsplit("|", 1)[0] for name in maps))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
-            len(labels), 5, figsize=(8.4, 1.62 * len(labels) + 0.25), squeeze=False, layout="constrained"
+            len(labels),
+            5,
+            figsize=(8.4, 1.62 * len(labels) + 0.25),
+            squeeze=False,
+            layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0.0, wspace=0.0),
         )
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0.0, wspace=0.0)
         for row, label in enumerate(labels):
             height, width = maps[f"{label}|0"].shape
             grid[row][0].imshow(picture, cmap="gray", interpolation="bilinear")
@@ -748,7 +754,7 @@ def _patch_box(axes: Axes, shape: tuple[int, ...], point: tuple[int, int], grid:
     # At least visible: a patch of a fine grid is a dot.
     side = max(patch[0], 0.045 * shape[0])
     centre = (left + patch[1] / 2, top + patch[0] / 2)
-    axes.add_patch(plt.Rectangle((centre[0] - side / 2, centre[1] - side / 2), side, side, fill=False, ec="#e11d48", lw=1.6))
+    axes.add_patch(Rectangle((centre[0] - side / 2, centre[1] - side / 2), side, side, fill=False, ec="#e11d48", lw=1.6))
 
 
 def _lines(label: str) -> list[str]:

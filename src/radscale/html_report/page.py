@@ -20,6 +20,7 @@ from radscale.html_report.rows import (
     MORE,
     UNPREDICTABLE,
     Arms,
+    ScalingRows,
     cost_rows,
     data_plan_rows,
     difference_rows,
@@ -237,7 +238,7 @@ def _figures(
     return {key: _svg(figure, alt, folder, f"{facts['name']}_{key}") for key, (figure, alt) in found.items()}
 
 
-def _curves_in_words(rows: Mapping[str, list[dict[str, Any]]]) -> str:
+def _curves_in_words(rows: ScalingRows) -> str:
     """What a reader who cannot see the curves needs: means at the sizes that were tried, and the open weights."""
     scores: dict[str, dict[float, list[float]]] = {}
     for row in rows["points"]:
@@ -283,7 +284,7 @@ def _model_label(arms: Arms, model: tuple[str, int]) -> str:
 def _score_table(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) -> dict[str, Any]:
     """Tables 2 and 3 of the paper: AUPRC with its spread, best and not significantly worse in bold."""
     models = _models(tables, arms)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for task in [*(task for task in tasks if task in tables.tasks()), "average"]:
         bold, untested = best_models(tables, models, task)
         cells = []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from scipy import stats
 
@@ -35,7 +35,15 @@ def seed_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, 
     return mean(scores) - half, mean(scores) + half
 
 
-def scaling_rows(tables: AnalysisTables, arms: Arms, task: str) -> dict[str, list[dict[str, Any]]]:
+class ScalingRows(TypedDict):
+    """Arguments of `figures.scaling_figure`."""
+
+    points: list[dict[str, Any]]
+    curves: list[dict[str, Any]]
+    references: list[dict[str, Any]]
+
+
+def scaling_rows(tables: AnalysisTables, arms: Arms, task: str) -> ScalingRows:
     """`points`, `curves` and `references` of `figures.scaling_figure`."""
     points, curves, references = [], [], []
     for arm in trained_arms(tables, arms):
