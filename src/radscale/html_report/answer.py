@@ -93,10 +93,16 @@ def _beats_open(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answe
         undecided = [row["high"] for row in rows.values() if _sign(row) == 0]
         if undecided:
             reasons += f" A gain above {points(max(max(undecided), 0.0))} points is unlikely at this size."
-    meets = [f"{arms[arm]['label']}: {text}" for arm in rows if (text := needed_in_words(tables, arm))]
-    if meets:
-        reasons += f" Where the fitted curve meets the open model: {'; '.join(meets)}."
+    meets = {arms[arm]["label"]: text for arm in rows if (text := needed_in_words(tables, arm))}
+    known = [f"{label}: {text}" for label, text in meets.items() if text != UNKNOWN]
+    if known:
+        reasons += f" Where the fitted curve meets the open model: {'; '.join(known)}."
+    elif meets:
+        reasons += " Where a fitted curve would meet the open model cannot be told from these encoders."
     return Answer(question, verdict, reasons)
+
+
+UNKNOWN = "cannot be told"
 
 
 def needed_in_words(tables: AnalysisTables, arm: str) -> str:
@@ -106,7 +112,7 @@ def needed_in_words(tables: AnalysisTables, arm: str) -> str:
         return ""
     text = needed(fit)
     if text.startswith("cannot"):
-        return "cannot be told from these encoders"
+        return UNKNOWN
     return f"{text} images" if fit["verdict"] != "not reached" else text
 
 
@@ -116,7 +122,7 @@ def needed(fit: Row) -> str:
         return "no fit"
     estimate, low, high, smallest = (fit[name] for name in ("samples_needed", "samples_low", "samples_high", "min_size"))
     if low <= smallest and count(high) == "not reached":
-        return "cannot be told"
+        return UNKNOWN
     if count(low) == "not reached":
         return "not reached"
     if high <= smallest:
@@ -226,9 +232,10 @@ def _how_sure(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
     )
     reasons += " (the points in the figure show that spread at the smaller sizes)." if fewest == 1 else "."
     if tests > 1:
-        chance = 1 - 0.95**tests
-        reasons += f" {tests} averages were compared with open weights, at 95 % each: if nothing differed, "
-        reasons += f"up to {100 * chance:.0f} % of such studies would still show one difference or more."
+        reasons += (
+            f" {tests} averages were compared with open weights, each at 95 %: if nothing differed, one in twenty of such "
+        )
+        reasons += "intervals would still exclude zero, so a single difference among many is weak evidence."
     return Answer(question, verdict, reasons)
 
 

@@ -329,7 +329,6 @@ def _summary_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
         rows.append(
             {
                 "arm": arms[arm]["label"],
-                "start": arms[open_arm]["label"],
                 "open": points(mean(tables.scores(open_arm, 0, "average"))),
                 "size": f"{size:,}",
                 "best": points(mean(tables.scores(arm, size, "average"))),
