@@ -116,14 +116,15 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(study: Path, tmp_p
 def kill_a_worker(out: Path) -> None:
     """The step of a worker that the system ends (out of memory) fails, and the others go on."""
     process = start("run", "smoke", "--out", out)
-    wait_for_step(process, out, "probing")
-    workers = workers_of(process.pid)
-    assert workers
+    deadline = time.monotonic() + 120
+    while not (workers := workers_of(process.pid)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     os.kill(workers[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 1
-    assert output.count("its process was ended by SIGKILL") == 2
-    assert "analysis" in output
+    assert output.count("its process was ended by SIGKILL") == 2, "once when it happened, once in the summary"
 
 
 def test_a_report_killed_while_it_is_written_leaves_the_old_one_whole(study: Path, tmp_path: Path) -> None:

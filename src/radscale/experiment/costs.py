@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from radscale.errors import InputError
 from radscale.experiment.build import build
 from radscale.experiment.settings import PhantomSource
 from radscale.experiment.steps import budget_amount
+from radscale.experiment.yaml_lines import Location
 
 if TYPE_CHECKING:
     from radscale.execution import ArtifactStore, Step
@@ -72,15 +74,20 @@ class CostModel:
     def training_flops(self) -> dict[str, float]:
         """Of one image, by arm."""
         return {
-            name: self._training_flops(self.design.pretraining_settings(arm.objective, arm.settings), arm.start)
+            name: self._training_flops(
+                self.design.pretraining_settings(arm.objective, arm.settings), arm.start, ("arms", name, "objective")
+            )
             for name, arm in self.settings.arms.items()
         }
 
-    def _training_flops(self, settings: Mapping[str, Any], encoder: str) -> float:
+    def _training_flops(self, settings: Mapping[str, Any], encoder: str, place: Location) -> float:
         from radscale.pretraining import ComputeBudget, PretrainingConfig, training_flops_per_sample
 
         config = build(PretrainingConfig, {**settings, "budget": ComputeBudget.samples_seen(1)}, "pretraining")
-        return training_flops_per_sample(config, self.encoders[encoder])
+        try:
+            return training_flops_per_sample(config, self.encoders[encoder])
+        except InputError as error:
+            raise InputError(f"{self.design.locate([place])}: {error}") from None
 
     def run(self, run: "PlannedRun") -> tuple[int, float, float, float]:
         """Optimizer steps, images seen, FLOPs and seconds of an encoder's training (0 if it is only loaded)."""
@@ -102,7 +109,7 @@ class CostModel:
         if weights.pretrain_on is None:
             return 0, 0.0, 0.0, 0.0
         settings = self.design.pretraining_settings(str(weights.objective), weights.settings)
-        flops, batch = self._training_flops(settings, name), self._batch(settings)
+        flops, batch = self._training_flops(settings, name, ("open_weights", name, "objective")), self._batch(settings)
         share = self.settings.datasets[weights.pretrain_on].splits.train
         steps = max(1, round((weights.epochs or 0) * share * self.num_images(weights.pretrain_on) / batch))
         samples = steps * batch
