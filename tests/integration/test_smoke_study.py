@@ -36,7 +36,7 @@ COMPARED = (
     "pictures",
     "similarity",
 )
-KILLED_IN = ("phantom", "datasets", "open_weights", "pretraining", "probing", "analysis")
+KILLED_IN = ("phantom", "datasets", "open_weights", "pretraining", "probing")
 
 
 def start(*arguments: str | Path, threads: int = 1) -> subprocess.Popen[str]:
@@ -107,24 +107,24 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(study: Path, tmp_p
         assert process.poll() is None, f"too fast to be killed in {stage} (seed {seed})"
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    kill_a_worker(out)
     code, output = radscale("run", "smoke", "--out", out)
     assert code == 0, f"seed {seed}: {output[-3000:]}"
     assert different(study, out) == [], f"seed {seed}"
 
 
-def test_a_killed_worker_fails_its_step_only_and_the_next_run_ends_with_the_same_bytes(study: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def kill_a_worker(out: Path) -> None:
+    """The step of a worker that the system ends (out of memory) fails, and the others go on."""
     process = start("run", "smoke", "--out", out)
-    wait_for_step(process, out, "pretraining")
-    workers = workers_of(process.pid)
-    assert workers
+    deadline = time.monotonic() + 120
+    while not (workers := workers_of(process.pid)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     os.kill(workers[0], signal.SIGKILL)
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 1
-    assert "its process was ended by SIGKILL" in output
-    code, output = radscale("run", "smoke", "--out", out)
-    assert code == 0, output[-3000:]
-    assert different(study, out) == []
+    assert output.count("its process was ended by SIGKILL") == 2, "once when it happened, once in the summary"
 
 
 def test_a_report_killed_while_it_is_written_leaves_the_old_one_whole(study: Path, tmp_path: Path) -> None:

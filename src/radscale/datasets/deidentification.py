@@ -4,7 +4,9 @@ import hashlib
 import hmac
 import os
 import re
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -19,20 +21,28 @@ def load_or_create_secret(path: Path) -> bytes:
     """The key of all pseudonyms, made on first use and readable by its owner only. Whoever has it can link back: keep it.
 
     Raises:
-        InputError: the file does not hold a key.
+        InputError: the file does not hold a key, or cannot be made.
     """
+    if not path.exists():
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(descriptor, "w") as file:
+                file.write(os.urandom(SECRET_BYTES).hex())
+            # Whole or not at all, whoever is killed; of two that make one at the same time the first wins.
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+            os.unlink(temporary)
+        except OSError as error:
+            raise InputError(f"{path}: the key cannot be written ({error.strerror}); choose another place") from None
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        secret = bytes.fromhex(path.read_text(encoding="ascii").strip()) if path.stat().st_size else b""
-        if len(secret) != SECRET_BYTES:
-            raise InputError(
-                f"{path}: not a key of {SECRET_BYTES} bytes; restore it, or delete it to start with a new one"
-            ) from None
-        return secret
-    with os.fdopen(descriptor, "w") as file:
-        secret = os.urandom(SECRET_BYTES)
-        file.write(secret.hex())
+        secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (ValueError, IsADirectoryError):
+        secret = b""
+    if len(secret) != SECRET_BYTES:
+        raise InputError(
+            f"{path}: not a key of {SECRET_BYTES} bytes ({2 * SECRET_BYTES} hexadecimal digits); restore it, or delete it to "
+            "start with a new one"
+        )
     return secret
 
 

@@ -247,6 +247,11 @@ class _DicomSource:
         self.report_rows: list[dict[str, str]] = []
         if config.reports_csv is not None and self.inputs:
             path = folder / config.reports_csv
+            if not path.is_file():
+                raise InputError(
+                    f"{path}: no such file; name the table in `reports_csv`, or null for an archive without reports "
+                    "(a folder of images with a table is of kind images)"
+                )
             table = read_csv(path, config.encoding)
             table.require(config.report_columns.values(), path.name, "report_columns")
             self.report_rows, self.encoding = table.rows, table.encoding

@@ -112,7 +112,13 @@ def _check_pretraining(design: "Design") -> None:
         where = f"arms.{name}"
         with _located(design, where, [f"{where}.settings", "pretraining", where]):
             settings = design.pretraining_settings(arm.objective, arm.settings)
-            build(PretrainingConfig, {**settings, "budget": one}, where)
+            config = build(PretrainingConfig, {**settings, "budget": one}, where)
+            smallest, pairs = design.settings.subset_sizes[0], 2 if arm.objective == "unicl" else 1
+            if smallest * pairs < config.batch_size:
+                raise InputError(
+                    f"batch_size is {config.batch_size:,}, more pairs than {smallest:,} images have for {arm.objective}; "
+                    "take a smaller batch or larger subset_sizes"
+                )
     for name, weights in design.settings.open_weights.items():
         if weights.pretrain_on is None:
             continue

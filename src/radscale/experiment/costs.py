@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from radscale.errors import InputError
 from radscale.experiment.build import build
 from radscale.experiment.settings import PhantomSource
 from radscale.experiment.steps import budget_amount
+from radscale.experiment.yaml_lines import Location
 
 if TYPE_CHECKING:
     from radscale.execution import ArtifactStore, Step
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
 
 # Measured on two cores; see docs/benchmarks.md.
 PHANTOM_IMAGES_PER_PATIENT = 1.9
-PHANTOM_SECONDS_PER_PATIENT = 0.07
+PHANTOM_FRONTAL_SHARE = 0.8
+PHANTOM_SECONDS_PER_PATIENT = 0.09
+INGEST_SECONDS_PER_IMAGE = 0.003
 INGEST_SECONDS_PER_PIXEL = 2e-8
 STORED_PIXELS_OF_A_FILE = 7.5e6
 REPORT_SECONDS = 5e-4
-BOOTSTRAP_SECONDS = 2e-8
-MAPS = 4
+BOOTSTRAP_SECONDS = 5e-9
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,20 @@ class CostModel:
     def training_flops(self) -> dict[str, float]:
         """Of one image, by arm."""
         return {
-            name: self._training_flops(self.design.pretraining_settings(arm.objective, arm.settings), arm.start)
+            name: self._training_flops(
+                self.design.pretraining_settings(arm.objective, arm.settings), arm.start, ("arms", name, "objective")
+            )
             for name, arm in self.settings.arms.items()
         }
 
-    def _training_flops(self, settings: Mapping[str, Any], encoder: str) -> float:
+    def _training_flops(self, settings: Mapping[str, Any], encoder: str, place: Location) -> float:
         from radscale.pretraining import ComputeBudget, PretrainingConfig, training_flops_per_sample
 
         config = build(PretrainingConfig, {**settings, "budget": ComputeBudget.samples_seen(1)}, "pretraining")
-        return training_flops_per_sample(config, self.encoders[encoder])
+        try:
+            return training_flops_per_sample(config, self.encoders[encoder])
+        except InputError as error:
+            raise InputError(f"{self.design.locate([place])}: {error}") from None
 
     def run(self, run: "PlannedRun") -> tuple[int, float, float, float]:
         """Optimizer steps, images seen, FLOPs and seconds of an encoder's training (0 if it is only loaded)."""
@@ -101,7 +109,7 @@ class CostModel:
         if weights.pretrain_on is None:
             return 0, 0.0, 0.0, 0.0
         settings = self.design.pretraining_settings(str(weights.objective), weights.settings)
-        flops, batch = self._training_flops(settings, name), self._batch(settings)
+        flops, batch = self._training_flops(settings, name, ("open_weights", name, "objective")), self._batch(settings)
         share = self.settings.datasets[weights.pretrain_on].splits.train
         steps = max(1, round((weights.epochs or 0) * share * self.num_images(weights.pretrain_on) / batch))
         samples = steps * batch
@@ -124,6 +132,11 @@ class CostModel:
             return settings.source.num_patients * PHANTOM_IMAGES_PER_PATIENT
         return self.settings.subset_sizes[-1] / max(settings.splits.train, 0.01)
 
+    def _num_probed(self, dataset: str) -> float:
+        """Frontal images, as far as it is known which are."""
+        phantom = isinstance(self.settings.datasets[dataset].source, PhantomSource)
+        return self.num_images(dataset) * (PHANTOM_FRONTAL_SHARE if phantom else 1.0)
+
     @cached_property
     def seconds(self) -> dict[str, float]:
         """By name of the step."""
@@ -135,7 +148,8 @@ class CostModel:
         for name, step in self.design.datasets.items():
             phantom = isinstance(self.settings.datasets[name].source, PhantomSource)
             pixels = self._phantom_pixels(name) if phantom else STORED_PIXELS_OF_A_FILE
-            work[step.name] = self.num_images(name) * pixels * INGEST_SECONDS_PER_PIXEL / self.hardware.num_devices
+            per_image = INGEST_SECONDS_PER_IMAGE + pixels * INGEST_SECONDS_PER_PIXEL
+            work[step.name] = self.num_images(name) * per_image / self.hardware.num_devices
         for name, step in self.design.labels.items():
             work[step.name] = self.num_images(name) * REPORT_SECONDS
         for run in self.design.runs:
@@ -151,14 +165,14 @@ class CostModel:
         return float(build(PhantomConfig, self.design.archives[name].config, "source").image_size_px ** 2)
 
     def _probe(self, step: "Step", encoder: str) -> float:
-        """Features once, then all seeds and tasks of a set on them: three times the products of the forward pass."""
+        """Features once, then all seeds and tasks of a set on them: twice the products of a pass: features do not learn."""
         from radscale.probing import ProbeConfig
 
         forward, grid, channels = self._features[encoder]
         seconds = 0.0
         for plan in step.config["plans"]:
             probe = build(ProbeConfig, {**plan["probe"], "task_sets": plan["task_sets"]}, "probe")
-            splits, images = self.settings.datasets[plan["dataset"]].splits, self.num_images(plan["dataset"])
+            splits, images = self.settings.datasets[plan["dataset"]].splits, self._num_probed(plan["dataset"])
             train = min(images * splits.train, probe.max_train or float("inf"))
             seen = train + images * splits.test
             seconds += seen * (forward / self.rate + self.hardware.image_seconds)
@@ -166,7 +180,7 @@ class CostModel:
             cells = (probe.grid or grid) ** 2
             for tasks in plan["task_sets"].values():
                 products = cells * channels * 2 * len(probe.seeds) * _num_tasks(tasks)
-                flops = probe.epochs * train * products * 2 * 3
+                flops = probe.epochs * train * products * 2 * 2
                 seconds += flops / self.rate + probe.epochs * per_epoch * self.hardware.probe_step_seconds
         return seconds
 
@@ -190,7 +204,7 @@ class CostModel:
         for evaluation in self.settings.evaluations.values():
             probe = {**self.settings.probe, **evaluation.probe}
             vectors = len(self.design.runs) * len(probe.get("seeds", (0, 1, 2)))
-            samples = self.num_images(evaluation.dataset) * self.settings.datasets[evaluation.dataset].splits.test
+            samples = self._num_probed(evaluation.dataset) * self.settings.datasets[evaluation.dataset].splits.test
             total += _num_tasks(evaluation.tasks) * vectors * samples * self.settings.analysis.num_bootstrap
         return total * BOOTSTRAP_SECONDS
 

@@ -182,7 +182,7 @@ class Hardware(Strict):
     """The same of a step of the probes."""
     image_seconds: Annotated[float, Field(ge=0)] = 0.001
     """To read and prepare an image for an encoder."""
-    start_seconds: Annotated[float, Field(ge=0)] = 0.5
+    start_seconds: Annotated[float, Field(ge=0)] = 0.7
     """Of any step: its process, its inputs, its outputs."""
     price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
     currency: str = "USD"

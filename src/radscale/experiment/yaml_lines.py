@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], LineIndex]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the path of an experiment YAML or the name of a recipe") from None
+        raise InputError(f"{path}: no such file; correct the path") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.__class__.__name__}); save it as UTF-8") from None
     return parse_yaml(text, path.name, path.resolve().parent)

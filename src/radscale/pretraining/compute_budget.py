@@ -79,7 +79,8 @@ def training_flops_per_sample(config: "PretrainingConfig", encoder: "Encoder") -
         copy = make_encoder(encoder.config_dict())
         if config.objective != "dinov2":
             return _image_text_flops(config, copy)
-        assert isinstance(copy, ViTEncoder)
+        if not isinstance(copy, ViTEncoder):
+            raise InputError("objective dinov2 needs a vision transformer; start from RAD-DINO, DINOv2 or a ViT checkpoint")
         return _dinov2_flops(config, copy)
 
 

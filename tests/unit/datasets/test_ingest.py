@@ -17,7 +17,7 @@ from PIL import Image
 
 from dicom_makers import SECRET, make_dicom
 from radscale.datasets import Dataset, IngestConfig, ingest, read_label_table, verify_dataset
-from radscale.datasets.deidentification import parse_date, pseudonym, scrub_text
+from radscale.datasets.deidentification import load_or_create_secret, parse_date, pseudonym, scrub_text
 from radscale.datasets.exclusions import Excluded
 from radscale.datasets.images import read_image_file
 from radscale.errors import InputError
@@ -399,3 +399,41 @@ def test_upright_by_exif_and_every_kind_of_picture_file(tmp_path: Path) -> None:
     for name in ("hole.tiff", "cut.jpg", "loop.png", "pipe.png", "x" * 300, "a\0b"):
         with pytest.raises(Excluded):
             read_image_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"not a key at all", b"\xff\xfe", b"ab" * 31])
+def test_a_file_that_is_no_key_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "secret.key"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a key of 32 bytes"):
+        load_or_create_secret(path)
+    assert path.read_bytes() == content
+
+
+def test_a_key_is_made_once_readable_by_its_owner_only_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "secret.key"
+    key = load_or_create_secret(path)
+    assert load_or_create_secret(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [item.name for item in tmp_path.iterdir()] == ["secret.key"]
+    with pytest.raises(InputError, match="cannot be written"):
+        load_or_create_secret(tmp_path / "none" / "secret.key")
+
+
+@pytest.mark.parametrize(("encoding", "delimiter"), [("utf-16", "\t"), ("utf-8-sig", ";"), ("cp1252", ",")])
+def test_line_breaks_within_reports_survive_every_kind_of_table(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    source = tmp_path / "images"
+    source.mkdir()
+    cv2.imwrite(str(source / "a.png"), np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8))
+    with (source / "metadata.csv").open("w", newline="", encoding=encoding) as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerows([["image_path", "patient_id", "text"], ["a.png", "p1", 'Größe normal;\nno effusion,\t"clear".']])
+    columns = {"image": "image_path", "patient": "patient_id", "report": "text"}
+    ingest(IngestConfig(kind="images", columns=columns, image_size_px=32), source, tmp_path / "ds", secret=SECRET)
+    assert Dataset(tmp_path / "ds").reports()["text"].to_pylist() == ['Größe normal;\nno effusion,\t"clear".']
+
+
+def test_a_missing_table_of_reports_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"no such file; name the table in `reports_csv`, or null"):
+        ingest(IngestConfig(kind="dicom"), tmp_path, tmp_path / "ds", secret=SECRET)

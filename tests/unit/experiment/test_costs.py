@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from radscale.errors import InputError
 from radscale.execution import ArtifactStore
 from radscale.experiment import Design, load_experiment
 from radscale.experiment.costs import CostModel, planned_costs
@@ -49,3 +50,10 @@ def test_equal_compute_is_planned_equal() -> None:
     costs = planned_costs(Design(load_experiment("phantom")), ArtifactStore(Path("none")))
     of_900 = {cost.arm: cost.flops for cost in costs if cost.subset_size == 900}
     assert max(of_900.values()) < 1.05 * min(of_900.values())
+
+
+def test_an_objective_that_its_open_weights_cannot_learn_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("extends: smoke\narms:\n  wrong: {label: Wrong, start: davit-public, objective: dinov2}\n")
+    with pytest.raises(InputError, match=r"study\.yaml:3: arms\.wrong\.objective: .*needs a vision transformer"):
+        planned_costs(Design(load_experiment(str(path))), ArtifactStore(tmp_path / "out"))

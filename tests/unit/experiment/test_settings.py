@@ -37,6 +37,7 @@ evaluations:
     label: Main
     dataset: own
     tasks: all
+pretraining: {batch_size: 8}
 """
 
 
@@ -203,8 +204,9 @@ def own_images(tmp_path: Path, rows: int = 40, labels: str = "finding: categoric
         ("    labels: own\n", "    labels: own\n    splits: {train: 0.9, validation: 0.1, test: 0.0}\n", r"splits\.test: is 0"),
         ("[10, 20]", "[10, 50]", r"study\.yaml:\d+: subset_sizes: 50 images are more than the 40 images"),
         ("[10, 20]", "[10, 38]", r"subset_sizes: 38 images are more than the 32 training images to be expected"),
-        ("budget:\n", "pretraining: {subset_size: 4}\nbudget:\n", r"pretraining\.subset_size: the study decides it"),
-        ("budget:\n", "pretraining: {budget: {unit: flops}}\nbudget:\n", r"study\.yaml:\d+: pretraining\.budget: the study"),
+        ("size: 8}", "size: 8, subset_size: 4}", r"pretraining\.subset_size: the study decides it"),
+        ("size: 8}", "size: 8, budget: {unit: flops}}", r"study\.yaml:\d+: pretraining\.budget: the study"),
+        ("size: 8}", "size: 16}", r"study\.yaml:\d+: pretraining\.batch_size: batch_size is 16, more pairs than 10 images"),
         ("budget:\n", "probe: {tasks: all}\nbudget:\n", r"probe\.tasks: the study decides it; state `tasks` of the evaluation"),
         (
             "    objective: dinov2\n",
