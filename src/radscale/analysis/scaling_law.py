@@ -178,11 +178,11 @@ class ScalingLawFit:
             limits = self.interval(sizes, level)
             return sign * (limits[0] if better else limits[1])
 
-        return (
-            _size_that_reaches(lambda sizes: sign * self.predict(sizes), sign * target, for_good=True, fine=True),
-            _size_that_reaches(upper, sign * target, for_good=False),
-            _size_that_reaches(lower, sign * target, for_good=True),
-        )
+        estimate = _size_that_reaches(lambda sizes: sign * self.predict(sizes), sign * target, for_good=True, fine=True)
+        low = _size_that_reaches(upper, sign * target, for_good=False)
+        high = _size_that_reaches(lower, sign * target, for_good=True)
+        # Intervals of `auto` weigh the forms with more caution than the estimate, which can then lie outside of them.
+        return estimate, min(low, estimate), max(high, estimate)
 
     def explain(self) -> str:
         """In a sentence: which forms are in use and why."""
@@ -320,7 +320,10 @@ def fit_scaling_law(
         chosen = sorted((report for report in reports if report.weight > 0), key=lambda r: -r.weight)
         if not chosen:
             _check_enough("power", points)
-            raise InputError("no form describes these scores; are they finite and not all on one side of 0?")
+            raise InputError(
+                f"score {points.flat.min():g}: auto weighs forms in log score (log error for scores in [0, 1]) and "
+                "cannot describe it; use log_linear or saturating"
+            )
         return ScalingLawFit("auto", tuple((_found(r), r.weight) for r in chosen), better, points, reports)
     if form not in FORMS:
         raise InputError(f"form '{form}' is not known; allowed: {', '.join(FORMS)}, auto")
@@ -375,12 +378,13 @@ def _points(sizes: ArrayLike, scores: ArrayLike, groups: Sequence[object] | None
         members: dict[tuple[object, float], list[float]] = {}
         for group, size, score in zip(groups, x, y, strict=True):
             members.setdefault((group, size), []).append(float(score))
-        encoders = [(size, float(np.mean(values))) for (_, size), values in members.items()]
+        encoders = [(size, float(np.mean(sorted(values)))) for (_, size), values in members.items()]
     by_size: dict[float, list[float]] = {}
     for size, score in encoders:
         by_size.setdefault(float(size), []).append(float(score))
     ordered = sorted(by_size)
-    groups_of_scores = [np.array(by_size[size]) for size in ordered]
+    # Sorted, so that the order of the rows does not reach the last digit.
+    groups_of_scores = [np.array(sorted(by_size[size])) for size in ordered]
     slope, _ = _trend(np.array(ordered), groups_of_scores)
     rising = slope > 0 if larger_is_better is None else larger_is_better
     return Points(np.array(ordered), groups_of_scores, rising)
