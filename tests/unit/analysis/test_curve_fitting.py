@@ -30,8 +30,8 @@ CURVES = {
     "paper": (PAPER, _noisy(0.447 * PAPER**0.012, 0.004, 4)),
     "paper, saturating": (PAPER, _noisy(0.54 - 0.4 * PAPER**-0.2, 0.002, 5)),
 }
-# The valleys of forms of four parameters and more are long and flat: along them the sum of squares changes by per mille. A sharp
-# break of BNSL between any two points is a minimum of its own; such minima lie close together and describe the noise.
+# The valleys of forms of four parameters and more are long and flat: along them the sum of squares changes by per mille. A
+# sharp break of BNSL between any two points is a minimum of its own; such minima lie close together and describe the noise.
 EXCESS = {"saturating": 1e-3, "power_offset": 1e-3, "logistic": 1e-3, "m3": 0.01, "m4": 0.02, "bnsl": 0.15}
 
 
