@@ -2,9 +2,9 @@
 Vision", NeurIPS 2022, Tables 2 and 3), recomputed from the authors' benchmark data."""
 
 import csv
-import itertools
 import os
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,10 @@ NMT = ("6 Enc, 6 Dec", "28 Enc, 6 Dec", "6 Enc, 28 Dec", "Dec-only", "TEnc-LSTM"
 BIG_BENCH = tuple(f"('{task}', '{shots}-shot')" for task in ("ling", "qa", "unit", "mult", "date") for shots in (1, 2))
 
 # As printed: the unit of the last digit is the tolerance.
-PUBLISHED_M1 = dict(
+PUBLISHED_M1 = dict(zip(NMT, ("2.6e-1", "1.7e-1", "2.3e-1", "2.5e-1", "1.9e-1"), strict=True)) | dict(
     zip(
-        [*NMT, *BIG_BENCH],
-        (
-            *("2.6e-1", "1.7e-1", "2.3e-1", "2.5e-1", "1.9e-1"),
-            *("1.6e-2", "1.7e-2", "4.2e-3", "4.4e-3", "8.3e-3", "1.1e-2", "1.1e-2", "1.6e-2", "3.2e-2", "2.9e-2"),
-        ),
+        BIG_BENCH,
+        ("1.6e-2", "1.7e-2", "4.2e-3", "4.4e-3", "8.3e-3", "1.1e-2", "1.1e-2", "1.6e-2", "3.2e-2", "2.9e-2"),
         strict=True,
     )
 )
@@ -84,8 +81,8 @@ def published_m2(sizes: np.ndarray, losses: np.ndarray) -> tuple[float, float, f
     """(beta, c, epsilon) as the authors' estimator finds them: squares of log(y - epsilon) - log(beta x^c), down to the first
     minimum from epsilon = min(y) - 0.001.
 
-    Their residual shrinks as epsilon falls (log(y - epsilon) has less spread), so that the global minimum is mostly epsilon =
-    0, that is M1; what is published is the local one next to the start.
+    Their residual shrinks as epsilon falls (log(y - epsilon) has less spread), so that the global minimum is mostly
+    epsilon = 0, that is M1; what is published is the local one next to the start.
     """
     x = np.stack([np.ones(len(sizes)), np.log(sizes)], axis=1)
 
@@ -96,7 +93,7 @@ def published_m2(sizes: np.ndarray, losses: np.ndarray) -> tuple[float, float, f
 
     grid = np.linspace(losses.min() - 1e-3, 0.0, 20_001)
     best = fit(grid[0])[0]
-    for above, epsilon in itertools.pairwise(grid):
+    for above, epsilon in pairwise(grid):
         if (error := fit(epsilon)[0]) > best:
             log_beta, c = fit(above)[1]
             return float(np.exp(log_beta)), float(c), float(above)

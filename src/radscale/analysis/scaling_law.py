@@ -188,11 +188,11 @@ class ScalingLawFit:
                 known[key] = (low, high) if better else (-high, -low)
             return known[key]
 
-        return (
-            size_that_reaches(lambda sizes: sign * self.predict(sizes), sign * target, for_good=True),
-            size_that_reaches(lambda sizes: limits(sizes)[1], sign * target, for_good=False),
-            size_that_reaches(lambda sizes: limits(sizes)[0], sign * target, for_good=True),
-        )
+        estimate = size_that_reaches(lambda sizes: sign * self.predict(sizes), sign * target, for_good=True)
+        low = size_that_reaches(lambda sizes: limits(sizes)[1], sign * target, for_good=False)
+        high = size_that_reaches(lambda sizes: limits(sizes)[0], sign * target, for_good=True)
+        # Intervals of `auto` weigh the forms with more caution than the estimate, which can then lie outside of them.
+        return estimate, min(low, estimate), max(high, estimate)
 
     def explain(self) -> str:
         """In a sentence: which forms are in use and why."""
@@ -327,7 +327,10 @@ def fit_scaling_law(
         chosen = sorted((report for report in reports if report.weight > 0), key=lambda r: -r.weight)
         if not chosen:
             _check_enough("power", points)
-            raise InputError("no form describes these scores; are they finite and not all on one side of 0?")
+            raise InputError(
+                f"score {points.flat.min():g}: auto weighs forms in log score (log error for scores in [0, 1]) and "
+                "cannot describe it; use log_linear or saturating"
+            )
         return ScalingLawFit("auto", tuple((_found(r), r.weight) for r in chosen), better, points, reports)
     if form not in FORMS:
         raise InputError(f"form '{form}' is not known; allowed: {', '.join(FORMS)}, auto")
@@ -382,12 +385,13 @@ def _points(sizes: ArrayLike, scores: ArrayLike, groups: Sequence[object] | None
         members: dict[tuple[object, float], list[float]] = {}
         for group, size, score in zip(groups, x, y, strict=True):
             members.setdefault((group, size), []).append(float(score))
-        encoders = [(size, float(np.mean(values))) for (_, size), values in members.items()]
+        encoders = [(size, float(np.mean(sorted(values)))) for (_, size), values in members.items()]
     by_size: dict[float, list[float]] = {}
     for size, score in encoders:
         by_size.setdefault(float(size), []).append(float(score))
     ordered = sorted(by_size)
-    groups_of_scores = [np.array(by_size[size]) for size in ordered]
+    # Sorted, so that the order of the rows does not reach the last digit.
+    groups_of_scores = [np.array(sorted(by_size[size])) for size in ordered]
     slope, _ = _trend(np.array(ordered), groups_of_scores)
     rising = slope > 0 if larger_is_better is None else larger_is_better
     return Points(np.array(ordered), groups_of_scores, rising)
