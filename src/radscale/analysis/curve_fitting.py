@@ -314,6 +314,8 @@ def _interpolate(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
 PROFILE_STEPS = np.array([0.2, 0.5, 0.8, 1.1, 1.6, 3.0, 8.0])
 """Where a profile is looked at, in units of the 99 % limit of the local normal approximation."""
 PULL = 10.0
+WALL = 1e6
+"""Signed root of what lies beyond a bound."""
 
 
 def profile(fit: FormFit, functional: Functional) -> ProfileConfidence:
@@ -359,8 +361,15 @@ def profile(fit: FormFit, functional: Functional) -> ProfileConfidence:
     loss = _sum(fit.weights, fit.z - fit.form.curve(found, fit.u)[0]).reshape(num_quantities, -1)
     best = _sum(fit.weights, fit.z - fit.form.curve(theta, fit.u)[0])[0]
     roots = np.sign(reached - centre[:, None]) * np.sqrt(np.maximum(loss - best, 0.0) / fit.variance)
-    values = np.concatenate([reached, centre[:, None]], axis=1)
-    roots = np.concatenate([roots, np.zeros((num_quantities, 1))], axis=1)
-    order = np.argsort(values, axis=1, kind="stable")
+    # A quantity that stops half-way because a parameter is at its bound goes no further: no line is drawn beyond such an end.
+    stuck = ((found <= fit.bounds[0]) | (found >= fit.bounds[1])).any(axis=1).reshape(num_quantities, -1)
+    goals = goals.reshape(num_quantities, -1)
+    stuck &= np.abs(reached - centre[:, None]) < 0.5 * np.abs(goals - centre[:, None])
+    lowest, highest = reached.min(axis=1), reached.max(axis=1)
+    ends = np.stack([lowest, highest], axis=1)
+    walls = np.where(stuck[:, [0, -1]], [-WALL, WALL], 0.0)
+    values = np.concatenate([reached, centre[:, None], np.where(walls != 0, ends, centre[:, None])], axis=1)
+    roots = np.concatenate([roots, np.zeros((num_quantities, 1)), walls], axis=1)
+    order = np.lexsort((roots, values), axis=1)
     values, roots = np.take_along_axis(values, order, axis=1), np.take_along_axis(roots, order, axis=1)
     return ProfileConfidence(values, np.maximum.accumulate(roots, axis=1), fit.degrees_of_freedom)

@@ -218,3 +218,9 @@ def test_aicc_is_that_of_the_normal_likelihood_of_the_scores() -> None:
         expected = -2 * log_likelihood + 2 * count + 2 * count * (count + 1) / (11 - count - 1)
         # The criterion leaves out the constant of the normal density, which is the same for every form.
         assert fit_scaling_law(PAPER, scores, form=form).aicc + 11 * (1 + np.log(2 * np.pi)) == pytest.approx(expected)
+
+
+def test_interval_does_not_pass_the_bound_of_the_limit() -> None:
+    """A rising score in [0, 1] saturates at 1 at most; the profile ends there and is not continued."""
+    fit = fit_scaling_law(PAPER, np.minimum(1.0, 0.9 + 0.02 * np.arange(11)), form="saturating")
+    assert (fit.interval(AT)[1][2:] <= 1 + 1e-6).all()
