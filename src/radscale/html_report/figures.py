@@ -142,7 +142,7 @@ def _fit_width(title: Text, axes: Axes) -> None:
     room = 1.2 * axes.get_window_extent().width  # the gap to the neighbour is 0.3 of a panel
     width = title.get_window_extent().width
     if width > room:
-        title.set_fontsize(title.get_fontsize() * room / width)
+        title.set_fontsize(float(title.get_fontsize()) * room / width)
 
 
 class _Scaling:
