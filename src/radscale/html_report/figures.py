@@ -139,7 +139,8 @@ def scaling_grid(
 
 def _fit_width(title: Text, axes: Axes) -> None:
     """Shrinks a title that would run into its right neighbour's."""
-    room = 1.2 * axes.get_window_extent().width  # the gap to the neighbour is 0.3 of a panel
+    # The next panel begins at 1.3 widths; letters are up to 7 % wider in a 200 dpi file than measured here.
+    room = 1.1 * axes.get_window_extent().width
     width = title.get_window_extent().width
     if width > room:
         title.set_fontsize(float(title.get_fontsize()) * room / width)

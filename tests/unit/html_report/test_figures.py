@@ -52,12 +52,3 @@ def test_other_suffix_is_refused_and_names_the_right_ones(tmp_path: Path) -> Non
         save_figure(figures.scaling_figure(POINTS), tmp_path / "x.jpg")
     assert not list(tmp_path.iterdir())
     plt.close("all")
-
-
-def test_long_panel_titles_do_not_run_into_each_other() -> None:
-    titles = ("findings / interstitial_lung_disease_pattern", "findings / no_finding")
-    panels = [{"title": title, "points": POINTS, "curves": [], "references": []} for title in titles]
-    figure = figures.scaling_grid([*panels, *panels])
-    left, right = (axes._left_title.get_window_extent() for axes in figure.axes[:2])
-    assert right.x0 - left.x1 > 0.05 * figure.axes[0].get_window_extent().width  # a gap the eye takes for one
-    plt.close(figure)
