@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
@@ -122,7 +123,7 @@ def scaling_grid(
         for axes, part, panel in zip(grid.flat, parts, panels, strict=False):
             part.draw(axes, marker_size=3.2)
             _size_axis(axes, part, gap=0.16)
-            axes.set_title(panel["title"], loc="left", fontsize=7.5, pad=4)
+            _fit_width(axes.set_title(panel["title"], loc="left", fontsize=7.5, pad=4), axes)
             if part.extrapolates:
                 axes.axvspan(part.largest, axes.get_xlim()[1], color="#94a3b8", alpha=0.10, lw=0, zorder=0)
         handles: dict[str, Line2D] = {}
@@ -134,6 +135,15 @@ def scaling_grid(
         figure.supxlabel(f"{xlabel}; shaded and dashed: extrapolated", fontsize=8, y=0.1 / height)
         figure.supylabel(ylabel, fontsize=8, x=0.005)
     return figure
+
+
+def _fit_width(title: Text, axes: Axes) -> None:
+    """Shrinks a title that would run into its right neighbour's."""
+    # The next panel begins at 1.3 widths; letters are up to 7 % wider in a 200 dpi file than measured here.
+    room = 1.1 * axes.get_window_extent().width
+    width = title.get_window_extent().width
+    if width > room:
+        title.set_fontsize(float(title.get_fontsize()) * room / width)
 
 
 class _Scaling:

@@ -1,0 +1,54 @@
+"""Figures on typical and on degenerate rows: what is written, what is drawn, and what is refused."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from radscale.errors import InputError
+from radscale.html_report import figures
+from radscale.html_report.style import save_figure
+
+POINTS = [{"arm": "own", "subset_size": size, "score": score} for size, score in ((1000, 0.4), (10000, 0.45), (100000, 0.5))]
+DIFFERENCE = {"arm": "own", "task": "edema", "difference": 0.02, "low": -0.01, "high": 0.05}
+GAIN = {"task": "edema", "gain": 0.02, "low": -0.01, "high": 0.05, "current": 0.5, "saturated": False}
+STRATUM = {"variable": "sex", "stratum": "F", "arm": "own", "auprc": 0.4, "num_samples": 9, "num_positives": 1, "small": True}
+COST = {"arm": "own", "cost": 2.0, "difference": 0.02, "low": -0.01, "high": 0.05}
+
+
+def test_figures_of_little_data_give_the_same_bytes_twice(tmp_path: Path) -> None:
+    makers = {
+        "three sizes": lambda: figures.scaling_figure(POINTS),
+        "one size": lambda: figures.scaling_figure(POINTS[:1]),
+        "one panel": lambda: figures.scaling_grid([{"title": "edema", "points": POINTS, "curves": [], "references": []}]),
+        "one difference": lambda: figures.forest_figure([DIFFERENCE]),
+        "one stratum": lambda: figures.subgroup_figure([STRATUM]),
+        "one gain": lambda: figures.data_plan_figure([GAIN]),
+        "all saturated": lambda: figures.data_plan_figure(
+            [{**GAIN, "saturated": True}, {**GAIN, "task": "b", "saturated": True}]
+        ),
+        "one cost": lambda: figures.gain_by_cost_figure([COST]),
+    }
+    for name, make in makers.items():
+        first, second = (save_figure(make(), tmp_path / f"{name} {i}.svg").read_bytes() for i in range(2))
+        assert first == second, name
+
+
+def test_no_rows_are_refused_in_words() -> None:
+    for draw in (
+        figures.scaling_figure,
+        figures.scaling_grid,
+        figures.forest_figure,
+        figures.subgroup_figure,
+        figures.data_plan_figure,
+        figures.gain_by_cost_figure,
+    ):
+        with pytest.raises(InputError):
+            draw([])
+
+
+def test_other_suffix_is_refused_and_names_the_right_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.jpg.*\.svg, \.pdf or \.png"):
+        save_figure(figures.scaling_figure(POINTS), tmp_path / "x.jpg")
+    assert not list(tmp_path.iterdir())
+    plt.close("all")
