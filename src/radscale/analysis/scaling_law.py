@@ -224,12 +224,12 @@ def _widened(fit: FormFit, sizes: np.ndarray) -> Confidence:
     known = fit.confidence_at(sizes)
     if isinstance(known, ExactConfidence):
         return ExactConfidence(known.link, known.centre, np.sqrt(known.error**2 + fit.variance), known.degrees_of_freedom)
-    assert isinstance(known, ProfileConfidence)
     centre = fit.predict(sizes)
     spread = np.sqrt(fit.variance) * np.exp(-fit.link.log_slope(centre))
-    distance = known.values - centre[:, None]
-    wider = centre[:, None] + np.sign(known.roots) * np.hypot(distance, known.roots * spread[:, None])
-    return ProfileConfidence(wider, known.roots, known.degrees_of_freedom)
+    roots = np.linspace(-1, 1, 41) * float(stats.t.ppf(0.9995, known.degrees_of_freedom))
+    distance = np.stack([known.value(root) for root in roots], axis=1) - centre[:, None]
+    wider = centre[:, None] + np.sign(roots) * np.hypot(distance, roots * spread[:, None])
+    return ProfileConfidence(wider, np.broadcast_to(roots, wider.shape), known.degrees_of_freedom)
 
 
 def _linear_parameter_limits(fit: FormFit, index: int, level: float) -> tuple[float, float]:

@@ -269,7 +269,8 @@ def _fit_row(rows: list[dict[str, Any]], target: float) -> tuple[dict[str, Any],
     facts: dict[str, Any] = {"form": "power", "min_size": min(sizes), "max_size": max(sizes)}
     facts["num_encoders"] = len({(row["subset_size"], row["replicate"]) for row in rows})
     try:
-        fit = fit_scaling_law(sizes, [row["auprc"] for row in rows], groups=[row["replicate"] for row in rows])
+        scores, encoders = [row["auprc"] for row in rows], [row["replicate"] for row in rows]
+        fit = fit_scaling_law(sizes, scores, groups=encoders, larger_is_better=True)
     except InputError as error:
         return {**facts, "verdict": "no fit", "note": str(error)}, None
     low, high = fit.parameter_interval("k")

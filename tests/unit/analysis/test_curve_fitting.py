@@ -187,11 +187,11 @@ def test_gradients_of_functionals_are_central_differences(form: str) -> None:
     fit: FormFit = fit_scaling_law(LONG, CURVES["score"][1], form=form).members[0][0]
     functionals = [fit.score_at(AT), *(fit.parameter(index) for index in range(fit.form.num_parameters))]
     for functional in functionals:
-        gradient = functional(fit.theta[None])[1][0]
+        gradient = functional(fit.theta[None], None)[1][0]
         for index in range(len(fit.theta)):
             step = np.zeros_like(fit.theta)
             step[index] = 1e-5
-            up, down = functional((fit.theta + step)[None])[0][0], functional((fit.theta - step)[None])[0][0]
+            up, down = (functional((fit.theta + s * step)[None], None)[0][0] for s in (1, -1))
             np.testing.assert_allclose(gradient[:, index], (up - down) / 2e-5, rtol=1e-4, atol=1e-6)
 
 
