@@ -244,15 +244,33 @@ def _architecture(design: "Design", name: str) -> dict[str, Any]:
     weights = design.settings.open_weights[name]
     if weights.architecture is not None:
         return weights.architecture
-    path = design.weights_path(name)
-    if weights.load in ("dinov2", "checkpoint", "rad-dino") and path.exists():
+    if _is_here(design, name):
         from radscale.training.open_weights import load_encoder
 
-        encoder = load_encoder(str(path)) if weights.load == "checkpoint" else load_encoder(weights.load, path)
-        if weights.image_size_px is not None:
-            encoder.preprocessing = replace(encoder.preprocessing, image_size_px=weights.image_size_px)
-        return encoder.config_dict()
-    return {"family": "davit" if weights.load == "medimageinsight" else "vit"}
+        path = design.weights_path(name)
+        encoder = load_encoder(str(path)) if weights.load == "checkpoint" else load_encoder(str(weights.load), path)
+    else:
+        from radscale.models import make_encoder
+
+        encoder = make_encoder({"family": "davit" if weights.load == "medimageinsight" else "vit"})
+    if weights.image_size_px is not None:
+        encoder.preprocessing = replace(encoder.preprocessing, image_size_px=weights.image_size_px)
+    return encoder.config_dict()
+
+
+def _is_here(design: "Design", name: str) -> bool:
+    """Whether the file decides the architecture, and can be read."""
+    weights = design.settings.open_weights[name]
+    return weights.load in ("dinov2", "checkpoint", "rad-dino") and design.weights_path(name).exists()
+
+
+def assumed_architectures(design: "Design") -> list[str]:
+    """Open weights of any size (DINOv2, a checkpoint) that are not on this machine: planned as if they were a ViT-B/14."""
+    return [
+        name
+        for name, weights in design.settings.open_weights.items()
+        if weights.load in ("dinov2", "checkpoint") and not _is_here(design, name)
+    ]
 
 
 def print_plan(study: "Study", console: Console) -> None:
@@ -262,6 +280,13 @@ def print_plan(study: "Study", console: Console) -> None:
     _print_encoders(study, costs, console)
     model = CostModel(study.design)
     _print_stages(study, model, console)
+    for name in assumed_architectures(study.design):
+        where = study.design.weights_path(name)
+        console.print(
+            f"[yellow]assumed[/] open_weights.{name}: {where.name} is not there, its size not known; planned as a ViT-B/14",
+            highlight=False,
+            soft_wrap=True,
+        )
     hardware, training = study.settings.hardware, sum(cost.seconds for cost in costs) / 3600
     everything = sum(model.seconds.values()) / 3600
     console.print(
