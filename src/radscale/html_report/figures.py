@@ -517,7 +517,7 @@ def data_plan_figure(
 ) -> Figure:
     """What the next samples are expected to bring, task by task, the largest gain on top; the average as a line across.
 
-    Tasks near saturation are hollow and grey: even the upper limit of their gain is small.
+    Filled: the interval lies above zero. Hollow: it does not. Grey: near saturation, even the upper limit of the gain is small.
 
     Args:
         rows: `task, gain, low, high, current, saturated` and optionally `cost_per_point` (infinity: no gain expected) and
@@ -549,7 +549,7 @@ def data_plan_figure(
             saturated = bool(row["saturated"])
             shade = FAINT if saturated else colour
             axes.plot([low, high], [y, y], color=shade, lw=1.6, alpha=0.75, solid_capstyle="butt")
-            axes.plot(gain, y, ls="", marker="o", color=shade, mfc="white" if saturated else shade, ms=5.2)
+            axes.plot(gain, y, ls="", marker="o", color=shade, mfc=shade if low > 0 else "white", ms=5.2)
             texts = [f"{scale * float(row['current']):.1f}"]
             if priced:
                 cost = _number(row.get("cost_per_point"))
@@ -580,9 +580,20 @@ def data_plan_figure(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(xlabel)
         _gain_limits(axes, table, scale)
-        handles = [Line2D([], [], ls="", marker="o", color=colour, ms=5, label="more data may pay")]
-        if any(row["saturated"] for row in table):
-            handles.append(Line2D([], [], ls="", marker="o", color=FAINT, mfc="white", ms=5, label="near saturation"))
+        kinds = {
+            "gain shown": (colour, colour, any(float(row["low"]) > 0 and not row["saturated"] for row in table)),
+            "gain and loss both possible": (
+                colour,
+                "white",
+                any(float(row["low"]) <= 0 and not row["saturated"] for row in table),
+            ),
+            "near saturation": (FAINT, "white", any(row["saturated"] for row in table)),
+        }
+        handles = [
+            Line2D([], [], ls="", marker="o", color=edge, mfc=face, ms=5, label=label)
+            for label, (edge, face, present) in kinds.items()
+            if present
+        ]
         _legend_above(figure, axes, handles, title)
     return figure
 
