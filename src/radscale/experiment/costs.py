@@ -7,14 +7,16 @@ says of the start of a step, of an optimizer step and of reading an image. How n
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import cv2
 from rich.console import Console
 from rich.table import Table
 
 from radscale.errors import InputError
 from radscale.experiment.build import build
-from radscale.experiment.settings import PhantomSource
+from radscale.experiment.settings import ImagesSource, PhantomSource
 from radscale.experiment.steps import budget_amount
 from radscale.experiment.yaml_lines import Location
 
@@ -31,6 +33,7 @@ PHANTOM_SECONDS_PER_PATIENT = 0.09
 INGEST_SECONDS_PER_IMAGE = 0.003
 INGEST_SECONDS_PER_PIXEL = 2e-8
 STORED_PIXELS_OF_A_FILE = 7.5e6
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 REPORT_SECONDS = 5e-4
 BOOTSTRAP_SECONDS = 5e-9
 
@@ -146,9 +149,7 @@ class CostModel:
             assert isinstance(source, PhantomSource)
             work[step.name] = source.num_patients * PHANTOM_SECONDS_PER_PATIENT / self.hardware.num_devices
         for name, step in self.design.datasets.items():
-            phantom = isinstance(self.settings.datasets[name].source, PhantomSource)
-            pixels = self._phantom_pixels(name) if phantom else STORED_PIXELS_OF_A_FILE
-            per_image = INGEST_SECONDS_PER_IMAGE + pixels * INGEST_SECONDS_PER_PIXEL
+            per_image = INGEST_SECONDS_PER_IMAGE + self._stored_pixels(name) * INGEST_SECONDS_PER_PIXEL
             work[step.name] = self.num_images(name) * per_image / self.hardware.num_devices
         for name, step in self.design.labels.items():
             work[step.name] = self.num_images(name) * REPORT_SECONDS
@@ -183,6 +184,19 @@ class CostModel:
                 flops = probe.epochs * train * products * 2 * 2
                 seconds += flops / self.rate + probe.epochs * per_epoch * self.hardware.probe_step_seconds
         return seconds
+
+    def _stored_pixels(self, dataset: str) -> float:
+        """Of one file: known for a phantom, looked up in a few files of an image folder, else those of a radiograph."""
+        source = self.settings.datasets[dataset].source
+        if isinstance(source, PhantomSource):
+            return self._phantom_pixels(dataset)
+        folder = self.design.source_path(dataset)
+        if isinstance(source, ImagesSource) and folder is not None:
+            files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            sizes = [image.size for path in islice(files, 8) if (image := cv2.imread(str(path), 0)) is not None]
+            if sizes:
+                return sum(sizes) / len(sizes)
+        return STORED_PIXELS_OF_A_FILE
 
     @cached_property
     def _features(self) -> dict[str, tuple[float, int, int]]:

@@ -57,3 +57,38 @@ def test_an_objective_that_its_open_weights_cannot_learn_is_named_with_its_line(
     path.write_text("extends: smoke\narms:\n  wrong: {label: Wrong, start: davit-public, objective: dinov2}\n")
     with pytest.raises(InputError, match=r"study\.yaml:3: arms\.wrong\.objective: .*needs a vision transformer"):
         planned_costs(Design(load_experiment(str(path))), ArtifactStore(tmp_path / "out"))
+
+
+def test_files_of_a_folder_are_costed_by_their_size_and_unknown_weights_are_said(tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    from radscale.experiment.costs import assumed_architectures
+
+    seconds = []
+    for side in (64, 2000):
+        folder = tmp_path / f"images{side}"
+        folder.mkdir()
+        rows = ["file,patient,finding"]
+        for number in range(40):
+            cv2.imwrite(str(folder / f"{number}.png"), np.zeros((side, side), np.uint8))
+            rows.append(f"{number}.png,{number},{'ab'[number % 2]}")
+        (folder / "table.csv").write_text("\n".join(rows) + "\n")
+        source = {
+            "folder": str(folder),
+            "settings": {
+                "table": "table.csv",
+                "columns": {"image": "file", "patient": "patient"},
+                "labels": {"finding": "categorical"},
+            },
+        }
+        values = {
+            "datasets": {"own": {"source": source}},
+            "open_weights": {"open": {"load": "dinov2", "weights": str(tmp_path / "elsewhere")}},
+            "subset_sizes": [20],
+            "replicates": {20: 1},
+        }
+        design = Design(load_experiment("images", values))
+        assert assumed_architectures(design) == ["open"]
+        seconds.append(CostModel(design).seconds["datasets/own"] - design.settings.hardware.start_seconds)
+    assert seconds[1] > 10 * seconds[0]
