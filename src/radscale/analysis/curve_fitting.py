@@ -4,6 +4,7 @@ Levenberg-Marquardt runs on many starts, held-out sets or constraints at once: c
 fit is that of Python's loop, and sharing the loop is what makes profiles and rolling origins affordable.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -241,18 +242,18 @@ def _aicc(n: int, sum_of_squares: float, num_parameters: int) -> float:
     return float(n * np.log(max(sum_of_squares / n, 1e-24)) + 2.0 * num_parameters + correction)
 
 
-class Confidence:
+class Confidence(ABC):
     """Confidence distributions of m quantities, as signed roots: how far a value is from the estimate, on the scale of t."""
 
     degrees_of_freedom: int
 
+    @abstractmethod
     def root(self, values: np.ndarray) -> np.ndarray:
         """(m,) signed roots of values (m,); they rise with the value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value(self, root: float) -> np.ndarray:
         """(m,) values whose signed root this is."""
-        raise NotImplementedError
 
     def limits(self, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Two-sided limits (m,), (m,)."""

@@ -68,7 +68,11 @@ def judge_forms(points: Points) -> tuple[FormReport, ...]:
         return ()
     in_log = not points.rising and points.flat.min() > 0
     kept = origins(len(points.sizes))
-    errors = {name: _origin_errors(FORMS[name], points, kept, in_log) for name in fits}
+    last = len(points.sizes) - 1
+    predicted = {
+        name: {number: _predict_held_out(fit.form, points, number) for number in {*kept, last}} for name, fit in fits.items()
+    }
+    errors = {name: _origin_errors(predicted[name], points, kept, in_log) for name in fits}
     weights = _weights([name for name in CANDIDATES if name in fits], fits, errors)
     lowest = min(fit.aicc for fit in fits.values())
     relative = {name: np.exp(-0.5 * (fit.aicc - lowest)) if np.isfinite(fit.aicc) else 0.0 for name, fit in fits.items()}
@@ -80,7 +84,7 @@ def judge_forms(points: Points) -> tuple[FormReport, ...]:
             aicc=fit.aicc,
             aicc_weight=float(relative[name] / total),
             extrapolation_error=_typical(errors[name]),
-            largest_size_error=_largest_size_error(fit.form, points),
+            largest_size_error=_largest_size_error(predicted[name][last], points),
             error_unit="log score" if in_log else "score",
             num_origins=int(np.isfinite(errors[name]).sum()),
             weight=weights.get(name, 0.0),
@@ -106,12 +110,12 @@ def _predict_held_out(form: Form, points: Points, kept: int) -> np.ndarray | Non
     return fit_form(form, points.up_to(kept), link).predict(points.sizes[kept:])
 
 
-def _origin_errors(form: Form, points: Points, kept: list[int], in_log: bool) -> np.ndarray:
+def _origin_errors(predictions: dict[int, np.ndarray | None], points: Points, kept: list[int], in_log: bool) -> np.ndarray:
     """(origins,) root mean square errors on held-out sizes; NaN where the form needs more points."""
     seen = np.array([group.mean() for group in points.scores])
     errors = np.full(len(kept), np.nan)
     for index, number in enumerate(kept):
-        predicted = _predict_held_out(form, points, number)
+        predicted = predictions[number]
         if predicted is not None:
             both = (np.maximum(predicted, 1e-300), seen[number:])
             predicted, observed = map(np.log, both) if in_log else both
@@ -119,8 +123,7 @@ def _origin_errors(form: Form, points: Points, kept: list[int], in_log: bool) ->
     return errors
 
 
-def _largest_size_error(form: Form, points: Points) -> float:
-    predicted = _predict_held_out(form, points, len(points.sizes) - 1)
+def _largest_size_error(predicted: np.ndarray | None, points: Points) -> float:
     return float("nan") if predicted is None else float(predicted[0] - points.scores[-1].mean())
 
 

@@ -27,11 +27,6 @@ class FittedCurve:
     curve: Curve
     fit: ScalingLawFit
 
-    @property
-    def name(self) -> str:
-        parts = [self.curve.evaluation, self.curve.task, self.curve.arm]
-        return " / ".join(part for part in parts if part)
-
 
 def fit_curves(table: ResultsTable, form: str, *, larger_is_better: bool = True) -> list[FittedCurve]:
     """A law for every curve of the table.
@@ -44,8 +39,7 @@ def fit_curves(table: ResultsTable, form: str, *, larger_is_better: bool = True)
         try:
             fit = fit_scaling_law(curve.sizes, curve.scores, form, curve.encoders, larger_is_better=larger_is_better)
         except InputError as error:
-            where = " / ".join(part for part in (curve.evaluation, curve.task, curve.arm) if part)
-            raise InputError(f"{table.name}, {where}: {error}") from None
+            raise InputError(f"{table.name}, {curve.name}: {error}") from None
         fitted.append(FittedCurve(curve, fit))
     return fitted
 
@@ -123,7 +117,7 @@ def fit_table(
         ("needed", f"images for {target:g}" if target is not None else ""),
         ("beats", f"images to beat {beats}"),
     ):
-        if f"{prefix}" in rows[0]:
+        if prefix in rows[0]:
             columns += [
                 Column(title, prefix, size_text),
                 Column(f"{100 * level:g} %", (f"{prefix}_low", f"{prefix}_high"), size_text),
@@ -132,7 +126,7 @@ def fit_table(
     notes = [
         "held-out error: prediction minus score at the largest size, from the smaller ones alone",
         "sizes outside the data's are extrapolated; `never`: not up to 1e15 images",
-        *(f"{item.name}: {item.fit.explain()}" for item in fitted[:12]),
+        *(f"{item.curve.name}: {item.fit.explain()}" for item in fitted[:12]),
         *(_falling_note(item) for item in fitted if _falls(item.fit)),
     ]
     return TextTable(f"Scaling laws of {table.score} in {table.name}", columns, rows, keys, notes=notes)
@@ -164,7 +158,7 @@ def _falls(fit: ScalingLawFit) -> bool:
 
 
 def _falling_note(item: FittedCurve) -> str:
-    return f"{item.name}: falls with more data; if it is a loss, say --lower-is-better"
+    return f"{item.curve.name}: falls with more data; if it is a loss, say --lower-is-better"
 
 
 def comparison_table(fitted: Sequence[FittedCurve], level: float = 0.95) -> TextTable | None:

@@ -35,6 +35,11 @@ class Curve:
     encoders: list[str]
     """(n,) which rows are seeds of one encoder."""
 
+    @property
+    def name(self) -> str:
+        """For messages and titles: what of evaluation, task and arm is given."""
+        return " / ".join(part for part in (self.evaluation, self.task, self.arm) if part)
+
 
 @dataclass(frozen=True)
 class ResultsTable:

@@ -120,7 +120,7 @@ def scaling_grid(
         )
         for axes in grid.flat[len(parts) :]:
             axes.axis("off")
-        for axes, part, panel in zip(grid.flat, parts, panels, strict=False):
+        for axes, part, panel in zip(grid.flat[: len(parts)], parts, panels, strict=True):
             part.draw(axes, marker_size=3.2)
             _size_axis(axes, part, gap=0.16)
             _fit_width(axes.set_title(panel["title"], loc="left", fontsize=7.5, pad=4), axes)
