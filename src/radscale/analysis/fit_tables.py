@@ -207,6 +207,17 @@ def comparison_table(fitted: Sequence[FittedCurve], level: float = 0.95) -> Text
     return TextTable("Arms against each other", columns, rows, [*keys, "p_equal"], notes=notes)
 
 
+def curve_rows(fit: ScalingLawFit, level: float = 0.95, *, num_points: int = NUM_CURVE_POINTS) -> list[dict[str, Any]]:
+    """A law with its limits, from the smallest size to `EXTRAPOLATION` times the largest."""
+    sizes = np.geomspace(fit.min_size, EXTRAPOLATION * fit.max_size, num_points)
+    low, high = fit.interval(sizes, level)
+    return [
+        {"subset_size": float(size), "estimate": float(value), "low": float(below), "high": float(above)}
+        | {"extrapolated": bool(size > fit.max_size)}
+        for size, value, below, above in zip(sizes, fit.predict(sizes), low, high, strict=True)
+    ]
+
+
 def scaling_rows(fitted: Sequence[FittedCurve], level: float = 0.95) -> dict[str, list[dict[str, Any]]]:
     """`points` and `curves` for a figure of one task's arms (html_report.figures.scaling_figure)."""
     points, curves = [], []
@@ -216,13 +227,7 @@ def scaling_rows(fitted: Sequence[FittedCurve], level: float = 0.95) -> dict[str
             {"arm": arm, "subset_size": float(size), "replicate": encoder, "score": float(score)}
             for size, score, encoder in zip(item.curve.sizes, item.curve.scores, item.curve.encoders, strict=True)
         ]
-        sizes = np.geomspace(item.fit.min_size, EXTRAPOLATION * item.fit.max_size, NUM_CURVE_POINTS)
-        low, high = item.fit.interval(sizes, level)
-        curves += [
-            {"arm": arm, "subset_size": float(size), "estimate": float(value), "low": float(below), "high": float(above)}
-            | {"extrapolated": bool(size > item.fit.max_size)}
-            for size, value, below, above in zip(sizes, item.fit.predict(sizes), low, high, strict=True)
-        ]
+        curves += [{"arm": arm, **row} for row in curve_rows(item.fit, level)]
     return {"points": points, "curves": curves}
 
 

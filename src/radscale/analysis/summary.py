@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radscale.analysis.bootstrap import TaskScores, bootstrap_arms
+from radscale.analysis.fit_tables import curve_rows
 from radscale.analysis.records import read_predictions, row_keys
 from radscale.analysis.resampling import identity_keys
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
@@ -31,7 +32,6 @@ COLUMNS = {
     "excluded_tasks": "evaluation task reason",
 }
 Progress = Callable[[int, int, str], None]
-EXTRAPOLATION = 10
 NUM_CURVE_POINTS = 40
 
 
@@ -260,7 +260,7 @@ def _fits(
             row, fit = _fit_row(by_arm[arm], target)
             fits.append({"task": task, "arm": arm, "open_weights_arm": open_arm, "target": target, **row})
             if fit is not None:
-                curves += [{"task": task, "arm": arm, **point} for point in _curve(fit)]
+                curves += [{"task": task, "arm": arm, **point} for point in curve_rows(fit, num_points=NUM_CURVE_POINTS)]
     return fits, curves
 
 
@@ -295,20 +295,6 @@ def _verdict(needed: float, smallest: float, largest: float) -> str:
     if needed <= smallest:
         return "below smallest"
     return "within range" if needed <= largest else "extrapolated"
-
-
-def _curve(fit: ScalingLawFit) -> Iterator[dict[str, Any]]:
-    sizes = np.geomspace(fit.min_size, EXTRAPOLATION * fit.max_size, NUM_CURVE_POINTS)
-    low, high = fit.interval(sizes)
-    for size, estimate, below, above in zip(sizes, fit.predict(sizes), low, high, strict=True):
-        beyond = bool(size > fit.max_size)
-        yield {
-            "subset_size": float(size),
-            "estimate": float(estimate),
-            "low": float(below),
-            "high": float(above),
-            "extrapolated": beyond,
-        }
 
 
 def _subgroups(
