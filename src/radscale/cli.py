@@ -38,6 +38,14 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Output folder.  \
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Worker processes.  \\[default: by cores]", show_default=False)
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="medimageinsight, rad-dino, dinov2, or an encoder of your own as FILE.py:FUNCTION.  \\[default: by the files]",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key: --set analysis.num_bootstrap=2000", show_default=False),
@@ -648,6 +656,42 @@ def similarity(
 
     save_similarity(encoder, model, image, _parse_point(point), out)
     console.print(f"wrote {out}", highlight=False)
+
+
+@app.command()
+def convert(
+    weights: Annotated[Path, typer.Argument(help="Open weights or a checkpoint: file or folder.")],
+    to: Annotated[str, typer.Option("--to", help="radscale, huggingface, dinov2 or medimageinsight.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    model: ModelOption = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read it back; compare tensors and outputs.")] = False,
+    image_size_px: Annotated[
+        int | None, typer.Option(min=14, help="Input size in pixels, instead of the publisher's.", show_default=False)
+    ] = None,
+) -> None:
+    """Open weights to our checkpoint, to a Hugging Face folder or to the publisher's layout, bit for bit."""
+    from radscale.training import conversion
+    from radscale.training.open_weights import load_dino_head, load_encoder
+
+    encoder = load_encoder(str(weights)) if model is None else load_encoder(model, weights)
+    if image_size_px is not None:
+        encoder.preprocessing = replace(encoder.preprocessing, image_size_px=image_size_px)
+    head = load_dino_head(weights)
+    result = conversion.convert(encoder, head, to, out)
+    console.print(f"wrote {out}: {', '.join(result.files)}", highlight=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    if verify:
+        check = conversion.verify(encoder, head, to, out)
+        text = "" if check.text_difference is None else f", text embeddings {check.text_difference:.1e}"
+        console.print(
+            f"verified: {check.num_tensors - check.num_different} of {check.num_tensors} tensors equal bit for bit, largest "
+            f"relative difference of maps and image embedding {check.image_difference:.1e}{text}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if not check.ok:
+            raise InputError(f"{out}: reads back otherwise than {weights}; do not use it")
 
 
 def _parse_point(text: str) -> tuple[float, float]:

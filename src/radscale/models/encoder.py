@@ -19,6 +19,8 @@ from radscale.models.text_encoder import TextEncoder, TextEncoderConfig
 from radscale.models.tokenizer import ClipTokenizer
 from radscale.models.vit import VisionTransformer, ViTConfig
 
+EXTERNAL_FAMILY = "external"
+"""Of encoders whose code is the user's own (`radscale.training.encoder_registry`)."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -107,15 +109,21 @@ def _resize_8bit(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Encoder(nn.Module, ABC):
-    """What every later stage uses. Weights are those of `state_dict()`; architecture travels in `config_dict()`."""
+    """What every later stage uses. Weights are those of `state_dict()`; architecture travels in `config_dict()`.
 
-    family: str
+    An encoder of your own derives from this class: it sets `preprocessing`, `feature_channels` and `embedding_dim`, and gives
+    `forward_features` and `encode_image`.
+    """
+
+    family: str = EXTERNAL_FAMILY
     preprocessing: Preprocessing
     feature_channels: list[int]
     embedding_dim: int
     has_text = False
     origin: str = "random initialisation"
     """Where the weights come from, for people; loading sets it."""
+    builder: Mapping[str, str] | None = None
+    """Of an external encoder: name and fingerprint of the code that builds it; the registry sets it."""
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
         """See `Preprocessing.__call__`."""
@@ -137,9 +145,9 @@ class Encoder(nn.Module, ABC):
         """
         raise InputError(f"a '{self.family}' encoder reads images only; texts need an encoder trained with CLIP or UniCL")
 
-    @abstractmethod
     def config_dict(self) -> dict[str, Any]:
-        """Family, architecture and preprocessing: enough for `build_encoder`."""
+        """Family, architecture and preprocessing: enough for `build_encoder` or, of an external encoder, for the registry."""
+        return {"family": self.family, "builder": dict(self.builder or {}), "preprocessing": asdict(self.preprocessing)}
 
 
 class ViTEncoder(Encoder):
@@ -254,7 +262,7 @@ def make_encoder(config: Mapping[str, Any]) -> Encoder:
     """
     family = config.get("family")
     architecture = dict(config.get("architecture", {}))
-    preprocessing = _from_dict(Preprocessing, config.get("preprocessing", {}))
+    preprocessing = preprocessing_from_dict(config.get("preprocessing", {}))
     if family == "vit":
         return ViTEncoder(_from_dict(ViTConfig, architecture), preprocessing)
     if family in ("davit", "vit_text"):
@@ -267,6 +275,12 @@ def make_encoder(config: Mapping[str, Any]) -> Encoder:
             preprocessing,
         )
     raise InputError(f"encoder family {family!r} is not known; allowed: vit, davit, vit_text")
+
+
+def preprocessing_from_dict(values: Mapping[str, Any]) -> Preprocessing:
+    """The inverse of `asdict`; raises InputError for a key that there is not."""
+    result: Preprocessing = _from_dict(Preprocessing, values)
+    return result
 
 
 def _from_dict(cls: Any, values: Mapping[str, Any]) -> Any:

@@ -10,11 +10,11 @@ from radscale.errors import InputError
 from radscale.models import DinoHead, Encoder, build_encoder
 from radscale.training.checkpointing import (
     load_checkpoint,
-    load_head,
     load_training_state,
     save_checkpoint,
     save_training_state,
 )
+from radscale.training.open_weights import load_dino_head
 
 PIXELS = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 VIT = {"image_size_px": 28, "width": 16, "depth": 4, "num_heads": 2}
@@ -56,7 +56,7 @@ def test_a_vit_is_stored_under_dinov2_names(tmp_path: Path) -> None:
 def test_the_head_comes_back_and_an_older_one_does_not_stay(tmp_path: Path) -> None:
     head = DinoHead(16, num_prototypes=8, hidden=12, bottleneck=4)
     save_checkpoint(tmp_path, encoder_of("vit"), head=head, info={})
-    loaded = load_head(tmp_path / "dino_head.safetensors")
+    loaded = load_dino_head(tmp_path)
     assert loaded.sizes == head.sizes
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in head.state_dict().items())
     save_checkpoint(tmp_path, encoder_of("vit"), info={})
@@ -70,7 +70,7 @@ def test_a_head_with_newer_names_of_weight_norm_is_read(tmp_path: Path) -> None:
     state["last_layer.parametrizations.weight.original1"] = state.pop("last_layer.weight_v")
     save_file(state, tmp_path / "dino_head.safetensors")
     x = torch.ones(1, 16)
-    assert torch.equal(load_head(tmp_path / "dino_head.safetensors")(x), head(x))
+    assert torch.equal(load_dino_head(tmp_path)(x), head(x))
 
 
 def test_names_that_do_not_fit_are_listed(tmp_path: Path) -> None:
