@@ -5,12 +5,14 @@ block. B = images, N = tokens, C = channels, h, w = rows and columns of tokens.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radscale.errors import InputError
+from radscale.models.recomputation import recompute
 
 KERNELS, STRIDES, PADDINGS = (7, 3, 3, 3), (4, 2, 2, 2), (3, 1, 1, 1)
 
@@ -177,12 +179,19 @@ class ConvEmbed(nn.Module):
         return (x if self.norm_first else self.norm(x)), (image.shape[-2], image.shape[-1])
 
 
+def _run_blocks(blocks: nn.Module, size: tuple[int, int], x: Tensor, generator: torch.Generator | None) -> Tensor:
+    for block in blocks.children():
+        x = block(x, size, generator)
+    return x
+
+
 class DaViT(nn.Module):
     """See the module's docstring. Any image size; maps have ceil(size / 4), then ceil(/ 2) per stage, rows and columns."""
 
     def __init__(self, config: DaViTConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
         total = 2 * sum(config.depths)
         rates = [config.drop_path * index / max(total - 1, 1) for index in range(total)]
         self.convs = nn.ModuleList()
@@ -212,11 +221,12 @@ class DaViT(nn.Module):
     def _stages(self, pixels: Tensor, generator: torch.Generator | None) -> list[tuple[Tensor, tuple[int, int]]]:
         size = (pixels.shape[-2], pixels.shape[-1])
         x = pixels.flatten(2).transpose(1, 2)
+        recomputes = self.activation_checkpointing and torch.is_grad_enabled()
         outputs = []
         for conv, blocks in zip(self.convs, self.blocks, strict=True):
             x, size = conv(x, size)
-            for block in blocks.children():
-                x = block(x, size, generator)
+            run_stage = partial(_run_blocks, blocks, size)
+            x = recompute(run_stage, x, generator) if recomputes else run_stage(x, generator)
             outputs.append((x, size))
         return outputs
 

@@ -47,18 +47,30 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise InputError(f"preprocessing mean {self.mean}, std {self.std}: give 3 numbers each, std above 0")
 
-    def __call__(self, images: Sequence[np.ndarray]) -> Tensor:
+    def __call__(self, images: Sequence[np.ndarray], device: torch.device | str | None = None) -> Tensor:
         """(B, 3, S, S) float32 from (H, W) images of any size.
 
         8-bit images are taken as they are. 16-bit ones have no known unit: their minimum becomes 0 and their maximum 255,
         rounded to whole values; a constant one becomes 0.
+
+        Args:
+            images: of 8 or 16 bit, each of its own size.
+            device: where to resize and normalise, images of one size together; the processor if None. Another device may
+                round a pixel to the neighbouring grey level.
 
         Raises:
             InputError: for an image that is not (H, W) of 8 or 16 bit, or has a side under 8 px.
         """
         if not images:
             raise InputError("no images to preprocess; give at least one (H, W) array")
-        return torch.cat([self.normalise(self._resize(_to_8bit(image, i)).float() / 255) for i, image in enumerate(images)])
+        grey = [_to_8bit(image, index) for index, image in enumerate(images)]
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(grey):
+            by_size.setdefault(image.shape, []).append(index)
+        resized = torch.empty(len(grey), 1, self.image_size_px, self.image_size_px, dtype=torch.uint8, device=device)
+        for indices in by_size.values():
+            resized[indices] = self._resize(torch.cat([grey[index] for index in indices]).to(device))
+        return self.normalise(resized.float() / 255)
 
     def normalise(self, grey: Tensor) -> Tensor:
         """(B, 1, S, S) in [0, 1] -> (B, 3, S, S) normalised."""
@@ -125,9 +137,18 @@ class Encoder(nn.Module, ABC):
     builder: Mapping[str, str] | None = None
     """Of an external encoder: name and fingerprint of the code that builds it; the registry sets it."""
 
-    def preprocess(self, images: Sequence[np.ndarray]) -> Tensor:
+    def preprocess(self, images: Sequence[np.ndarray], device: torch.device | str | None = None) -> Tensor:
         """See `Preprocessing.__call__`."""
-        return self.preprocessing(images)
+        return self.preprocessing(images, device)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """In training, keep only what enters a stage (DaViT) or block (ViT, text) and compute the rest again in the backward
+        pass: less memory for a third more compute, the same gradients.
+
+        Raises:
+            InputError: for an encoder that cannot.
+        """
+        raise InputError(f"a '{self.family}' encoder has no activation checkpointing")
 
     @abstractmethod
     def forward_features(self, pixels: Tensor) -> list[Tensor]:
@@ -162,6 +183,9 @@ class ViTEncoder(Encoder):
         self.feature_blocks = four_blocks(config.depth)
         self.feature_channels = [config.width] * 4
         self.embedding_dim = config.width
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        self.backbone.activation_checkpointing = enabled
 
     def forward_features(self, pixels: Tensor) -> list[Tensor]:
         return self.backbone.forward_features(pixels, self.feature_blocks)
@@ -219,6 +243,10 @@ class ImageTextEncoder(Encoder):
         self.lang_encoder.reset_parameters(generator)
         nn.init.trunc_normal_(self.image_projection, std=0.02, generator=generator)
         nn.init.trunc_normal_(self.lang_projection, std=0.02, generator=generator)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        self.image_encoder.activation_checkpointing = enabled
+        self.lang_encoder.activation_checkpointing = enabled
 
     def forward_features(self, pixels: Tensor) -> list[Tensor]:
         if isinstance(self.image_encoder, DaViT):

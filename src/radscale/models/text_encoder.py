@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from radscale.errors import InputError
 
@@ -80,6 +81,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.positional_embedding = nn.Parameter(torch.zeros(config.context_length, config.width))
         self.resblocks = nn.ModuleList(ResidualAttentionBlock(config.width, config.num_heads) for _ in range(config.depth))
@@ -101,7 +103,8 @@ class TextEncoder(nn.Module):
         x = self.token_embedding(input_ids)
         x = x + self.positional_embedding[: input_ids.shape[1]].to(x.dtype)
         mask = attention_mask.bool()[:, None, None, :]
+        recomputes = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.resblocks:
-            x = block(x, mask)
+            x = checkpoint(block, x, mask, use_reentrant=False) if recomputes else block(x, mask)
         x = self.ln_final(x)
         return x[torch.arange(x.shape[0], device=x.device), input_ids.argmax(dim=1)]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radscale.errors import InputError
+from radscale.models.recomputation import recompute
 
 Interpolation = Literal["offset0.1", "size", "size_antialias"]
 
@@ -123,6 +124,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpointing = False
         num_patches = config.table_side**2
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, config.width))
@@ -189,8 +191,9 @@ class VisionTransformer(nn.Module):
             generator: of the stochastic depth in training.
         """
         x = self.embed(pixels, masks)
+        recomputes = self.activation_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, generator)
+            x = recompute(block, x, generator) if recomputes else block(x, generator)
         x = self.norm(x)
         return {"cls": x[:, 0], "patches": x[:, 1 + self.config.num_registers :]}
 

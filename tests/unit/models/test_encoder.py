@@ -1,5 +1,6 @@
 """Encoders: preprocessing, embeddings, building from a configuration, patch similarity, head."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,40 @@ def test_head_ignores_the_length_of_weight_v_and_scales_with_weight_g() -> None:
 
 def test_every_encoder_is_one() -> None:
     assert all(isinstance(build_encoder(config, 0), Encoder) for config in CONFIGS.values())
+
+
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_recomputed_activations_give_the_same_gradients(family: str) -> None:
+    """Stochastic depth on, so that what is drawn must be drawn again alike."""
+    config = deepcopy(CONFIGS[family])
+    architecture = config["architecture"]
+    (architecture if family == "vit" else architecture["image"])["drop_path"] = 0.5
+    gradients = []
+    for enabled in (False, True):
+        encoder = build_encoder(config, seed=0).train()
+        encoder.set_activation_checkpointing(enabled)
+        generator = torch.Generator().manual_seed(3)
+        loss = encoder.encode_image(torch.ones(4, 3, 28, 28), generator).square()[:, 0].sum()
+        if encoder.has_text:
+            loss = loss + encoder.encode_text(["effusion", "no effusion"])[:, 0].sum()
+        loss.backward()
+        gradients.append([p.grad for p in encoder.parameters() if p.grad is not None] + [torch.rand(1, generator=generator)])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_recomputing_keeps_less_between_the_passes() -> None:
+    kept = []
+    for enabled in (False, True):
+        encoder = build_encoder(CONFIGS["vit"], seed=0).train()
+        encoder.set_activation_checkpointing(enabled)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            encoder.encode_image(torch.ones(2, 3, 28, 28))
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 2
+
+
+def test_a_batch_of_many_sizes_is_resized_as_one_by_one() -> None:
+    preprocessing = Preprocessing(image_size_px=28)
+    pictures = [image(60, 50), image(40, 40, 1), image(60, 50, 2)]
+    assert torch.equal(preprocessing(pictures, device="cpu"), torch.cat([preprocessing([picture]) for picture in pictures]))
