@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from naive_encoders import naive_davit
 from radscale.errors import InputError
 from radscale.models import DaViT, DaViTConfig, TextEncoderConfig, make_encoder
 from radscale.models.davit import DropPath
@@ -28,82 +27,12 @@ def tiny() -> DaViT:
     return model.eval()
 
 
-def linear(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-
-def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """Over the last axis, biased variance, epsilon 1e-5."""
-    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    return x * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-
-def naive_windows(state: dict[str, Tensor], name: str, x: Tensor, heads: int) -> Tensor:
-    """One window and one head at a time, for x of shape (h, w, C)."""
-    h, w, C = x.shape
-    side, d = TINY.window_size, C // heads
-    padded = torch.zeros(math.ceil(h / side) * side, math.ceil(w / side) * side, C, dtype=x.dtype)
-    padded[:h, :w] = x
-    out = torch.zeros_like(padded)
-    for i in range(0, padded.shape[0], side):
-        for j in range(0, padded.shape[1], side):
-            qkv = linear(state, f"{name}.qkv", padded[i : i + side, j : j + side].reshape(-1, C))
-            results = []
-            for head in range(heads):
-                q, k, v = (qkv[:, part * C + head * d : part * C + (head + 1) * d] for part in range(3))
-                results.append((q @ k.T / d**0.5).softmax(1) @ v)
-            out[i : i + side, j : j + side] = linear(state, f"{name}.proj", torch.cat(results, 1)).reshape(side, side, C)
-    return out[:h, :w]
-
-
-def naive_channels(state: dict[str, Tensor], name: str, x: Tensor, groups: int) -> Tensor:
-    h, w, C = x.shape
-    tokens, d = x.reshape(-1, C), C // groups
-    qkv = linear(state, f"{name}.qkv", tokens)
-    results = []
-    for group in range(groups):
-        q, k, v = (qkv[:, part * C + group * d : part * C + (group + 1) * d] for part in range(3))
-        attention = ((q * len(tokens) ** -0.5).T @ k).softmax(-1)
-        results.append((attention @ v.T).T)
-    return linear(state, f"{name}.proj", torch.cat(results, 1)).reshape(h, w, C)
-
-
-def naive_forward(state: dict[str, Tensor], image: Tensor) -> tuple[list[Tensor], Tensor]:
-    def conv(name: str, x: Tensor, **arguments: int) -> Tensor:
-        x = F.conv2d(x.permute(2, 0, 1)[None], state[f"{name}.weight"], state[f"{name}.bias"], **arguments)
-        return x[0].permute(1, 2, 0)
-
-    x, maps = image.permute(1, 2, 0), []
-    for stage in range(4):
-        if stage > 0:
-            x = norm(state, f"convs.{stage}.norm", x)
-        kernel = {"stride": 4, "padding": 3} if stage == 0 else {"stride": 2, "padding": 1}
-        x = conv(f"convs.{stage}.proj", x, **kernel)
-        if stage == 0:
-            x = norm(state, "convs.0.norm", x)
-        for block in range(TINY.depths[stage]):
-            for kind, attention, function in (
-                ("spatial_block", "window_attn", naive_windows),
-                ("channel_block", "channel_attn", naive_channels),
-            ):
-                name, C = f"blocks.{stage}.{block}.{kind}", x.shape[-1]
-                x = x + conv(f"{name}.conv1.fn.dw", x, padding=1, groups=C)
-                inner = norm(state, f"{name}.{attention}.norm", x)
-                x = x + function(state, f"{name}.{attention}.fn", inner, TINY.num_heads[stage])
-                x = x + conv(f"{name}.conv2.fn.dw", x, padding=1, groups=C)
-                inner = linear(state, f"{name}.ffn.fn.net.fc1", norm(state, f"{name}.ffn.norm", x))
-                inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
-                x = x + linear(state, f"{name}.ffn.fn.net.fc2", inner)
-        maps.append(x.permute(2, 0, 1))
-    return maps, norm(state, "norms", x.mean((0, 1)))
-
-
 @pytest.mark.parametrize("size", [(64, 64), (53, 75)])
 def test_forward_is_the_naive_one(size: tuple[int, int]) -> None:
     model = tiny()
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     state = {name: tensor.double() for name, tensor in model.state_dict().items()}
-    expected_maps, expected_pooled = naive_forward(state, image[0].double())
+    expected_maps, expected_pooled = naive_davit(state, image[0].double(), TINY)
     with torch.no_grad():
         maps, pooled = model.double().forward_features(image.double()), model.forward_pooled(image.double())
     for actual, expected in zip(maps, expected_maps, strict=True):

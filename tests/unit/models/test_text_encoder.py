@@ -1,8 +1,8 @@
 """Text tower and tokenizer: ids, truncation, padding, and a naive forward pass."""
 
 import torch
-from torch import Tensor
 
+from naive_encoders import naive_text
 from radscale.models import ClipTokenizer, TextEncoder, TextEncoderConfig
 
 CONFIG = TextEncoderConfig(width=16, depth=2, num_heads=2)
@@ -16,32 +16,6 @@ def tiny() -> TextEncoder:
     return model.double().eval()
 
 
-def naive_forward(state: dict[str, Tensor], ids: list[int]) -> Tensor:
-    """One text without padding, one head at a time."""
-
-    def norm(name: str, x: Tensor) -> Tensor:
-        x = x.float()  # MedImageInsight's LayerNorm computes in float32
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-12).sqrt()
-        return (x.double() * state[f"{name}.weight"] + state[f"{name}.bias"]).double()
-
-    def linear(name: str, x: Tensor) -> Tensor:
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-    x = state["token_embedding.weight"][ids] + state["positional_embedding"][: len(ids)]
-    D, d = CONFIG.width, CONFIG.width // CONFIG.num_heads
-    for layer in range(CONFIG.depth):
-        name = f"resblocks.{layer}"
-        qkv = norm(f"{name}.ln_1", x) @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]
-        heads = []
-        for head in range(CONFIG.num_heads):
-            q, k, v = (qkv[:, part * D + head * d : part * D + (head + 1) * d] for part in range(3))
-            heads.append((q @ k.T / d**0.5).softmax(1) @ v)
-        x = x + linear(f"{name}.attn.out_proj", torch.cat(heads, 1))
-        hidden = linear(f"{name}.mlp.c_fc", norm(f"{name}.ln_2", x))
-        x = x + linear(f"{name}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
-    return norm("ln_final", x)[ids.index(49407)]
-
-
 def test_forward_is_the_naive_one_and_padding_changes_nothing() -> None:
     model, texts = tiny(), ["pleural effusion", "x-ray chest anteroposterior no acute cardiopulmonary process"]
     ids, mask = ClipTokenizer()(texts)
@@ -50,7 +24,7 @@ def test_forward_is_the_naive_one_and_padding_changes_nothing() -> None:
         zeros = model(torch.where(mask.bool(), ids, 0), mask)
     state = {name: tensor.double() for name, tensor in model.state_dict().items()}
     for row, tokens in enumerate(ids):
-        expected = naive_forward(state, tokens[mask[row].bool()].tolist())
+        expected = naive_text(state, tokens[mask[row].bool()].tolist(), CONFIG)
         torch.testing.assert_close(together[row].double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(zeros, together, rtol=0, atol=0)
 
