@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from radscale.models import Preprocessing
+from radscale.models import Preprocessing, build_encoder
+from radscale.training.conversion import convert
 from radscale.training.open_weights import load_encoder
 
 transformers = pytest.importorskip("transformers")
@@ -42,10 +43,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.Dinov2Config(
         hidden_size=48, num_hidden_layers=4, num_attention_heads=4, image_size=518, patch_size=14, layerscale_value=1.0
     )
-    model = transformers.Dinov2Model(config)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    model = noisy(transformers.Dinov2Model(config))
     directory = tmp_path_factory.mktemp("dinov2")
     model.save_pretrained(directory)
     transformers.BitImageProcessorPil(
@@ -57,6 +55,52 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("size_px", "masked"), [(518, False), (224, False), (98, False), (518, True), (224, True)])
 def test_random_weights(random_weights: Path, size_px: int, masked: bool) -> None:
     compare(random_weights, size_px, masked)
+
+
+def noisy(model: torch.nn.Module) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize("size_px", [518, 98])
+def test_registers(tmp_path: Path, size_px: int) -> None:
+    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 518, "patch_size": 14}
+    config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=4, layerscale_value=1.0)
+    reference = noisy(transformers.Dinov2WithRegistersModel(config))
+    reference.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="ImageNet statistics"):
+        encoder = load_encoder("dinov2", weights=tmp_path)
+    pixels = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = reference(pixels).last_hidden_state
+        tokens = encoder.backbone.forward_tokens(pixels)
+    actual = torch.cat([tokens["cls"][:, None], tokens["patches"]], dim=1)
+    expected = torch.cat([expected[:, :1], expected[:, 5:]], dim=1)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_transformers_reads_what_we_convert(tmp_path: Path, registers: int) -> None:
+    """Its model and its processor, from a checkpoint of ours."""
+    architecture = {"width": 48, "depth": 4, "num_heads": 4, "num_registers": registers}
+    architecture["interpolation"] = "size_antialias" if registers else "size"
+    preprocessing = {"image_size_px": 70, "mean": [0.5307] * 3, "std": [0.2583] * 3, "crop_fraction": 0.875}
+    config = {"family": "vit", "architecture": architecture, "preprocessing": preprocessing}
+    encoder = noisy(build_encoder(config, seed=0))
+    convert(encoder, None, "huggingface", tmp_path / "hf")
+    model, report = transformers.AutoModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(report.values())
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf", backend="pil")
+    image = smooth_image(90, 120)
+    theirs = processor(Image.fromarray(image).convert("RGB"), return_tensors="pt")["pixel_values"]
+    ours = encoder.preprocess([image])
+    assert (ours - theirs).abs().max() <= 2.01 / 255 / 0.2583
+    with torch.no_grad():
+        expected = model.eval()(ours).last_hidden_state[:, 0]
+        actual = encoder.encode_image(ours)
+    torch.testing.assert_close(actual, torch.nn.functional.normalize(expected, dim=-1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.skipif(

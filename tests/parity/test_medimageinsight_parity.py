@@ -11,24 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from naive_encoders import naive_davit, naive_text
-from radscale.benchmarks.peers import import_timm
+from radscale.benchmarks.peers import davit_names_of_timm, import_timm
 from radscale.models import DaViT, DaViTConfig, Encoder, TextEncoderConfig, make_encoder
 from radscale.training.open_weights import MEDIMAGEINSIGHT_CONFIG, load_encoder
-
-# MedImageInsight's names to timm's (specification of the checkpoint), in this order.
-TIMM_NAMES = (
-    (r"^convs\.(\d)", r"stages.\1.downsample"),
-    (r"^blocks\.(\d)", r"stages.\1.blocks"),
-    (r"downsample\.proj", "downsample.conv"),
-    (r"^stages\.0\.downsample", "stem"),
-    (r"^norms\.", "head.norm."),
-    (r"(?:window|channel)_attn\.norm\.", "norm1."),
-    (r"(?:window|channel)_attn\.fn\.", "attn."),
-    (r"ffn\.norm\.", "norm2."),
-    (r"ffn\.fn\.net\.", "mlp."),
-    (r"conv1\.fn\.dw", "cpe1.proj"),
-    (r"conv2\.fn\.dw", "cpe2.proj"),
-)
 
 
 def timm_module() -> Any:
@@ -36,15 +21,6 @@ def timm_module() -> Any:
         return import_timm()
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"timm: {error}")
-
-
-def timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in TIMM_NAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
@@ -76,7 +52,7 @@ def test_a_small_davit_is_timms(size: tuple[int, int]) -> None:
         num_heads=config.num_heads,
         num_classes=0,
     ).eval()
-    peer.load_state_dict(timm_names(ours.state_dict()))
+    peer.load_state_dict(davit_names_of_timm(ours.state_dict()))
     compare(ours, peer, size)
 
 
@@ -144,5 +120,5 @@ def test_full_size_image_tower_is_timms(encoder: Any, size_px: int) -> None:
     timm = timm_module()
     with torch.device("meta"):
         peer = timm.create_model("davit_huge_fl", num_classes=0).eval()
-    peer.load_state_dict(timm_names(dict(encoder.image_encoder.state_dict())), assign=True)
+    peer.load_state_dict(davit_names_of_timm(dict(encoder.image_encoder.state_dict())), assign=True)
     compare(encoder.image_encoder, peer, (size_px, size_px))

@@ -8,6 +8,7 @@ from radscale.errors import InputError
 
 PARTS = {
     "bootstrap": "average precisions of the paper's bootstrap, against scikit-learn loops",
+    "encode": "forward passes of ViT-B/14 and DaViT at full size, against transformers and timm",
     "fit": "one automatic scaling-law fit, against scipy and lmfit",
     "hausdorff": "Hausdorff distance of 518 x 518 masks, against scipy, OpenCV, SimpleITK, scikit-image and MONAI",
     "resize": "a 2500 x 3000 image to 518 px, against SimpleITK",

@@ -34,17 +34,17 @@ def build_registered(name: str, weights: Path | None) -> Encoder:
     """Run a builder and check that what it gives is an encoder.
 
     Args:
-        name: `FILE.py:FUNCTION`, or the name of an entry point.
+        name: `FILE.py:FUNCTION`, or the name of an entry point. A checkpoint keeps the file's full path.
         weights: handed to the builder as it is; None for the architecture alone.
 
     Raises:
         InputError: no such builder, or what it gives does not fit (which method, what it gave, what it should).
     """
-    builder, fingerprint = _find(name)
+    builder, facts = _find(name)
     encoder = builder(weights)
     if not isinstance(encoder, Encoder):
         raise InputError(f"{name}: gave a {type(encoder).__name__}; a builder returns a radscale.models.Encoder")
-    encoder.builder = {"name": name, **fingerprint}
+    encoder.builder = facts
     encoder.origin = name if weights is None else f"{name} with {weights.name}"
     encoder.eval()
     check_encoder(encoder, name)
@@ -58,8 +58,8 @@ def rebuild(builder: dict[str, Any], source: str) -> Encoder:
         InputError: the file has changed since, so that the weights may mean something else.
     """
     name = str(builder.get("name", ""))
-    _, fingerprint = _find(name)
-    if fingerprint.get("sha256") != builder.get("sha256"):
+    _, facts = _find(name)
+    if facts.get("sha256") != builder.get("sha256"):
         raise InputError(f"{source}: made with another version of {name.rpartition(':')[0]}; take that one, or import again")
     return build_registered(name, None)
 
@@ -71,7 +71,7 @@ def _find(name: str) -> tuple[Callable[[Path | None], Any], dict[str, str]]:
     for point in metadata.entry_points(group=GROUP):
         if point.name == name:
             version = point.dist.version if point.dist is not None else "?"
-            return point.load(), {"version": version}
+            return point.load(), {"name": name, "version": version}
     installed = ", ".join(registered_names()) or "none is installed"
     raise InputError(
         f"unknown encoder '{name}'; allowed: medimageinsight, rad-dino, dinov2, a function of your own as FILE.py:FUNCTION, "
@@ -99,7 +99,7 @@ def _from_file(path: Path, function: str) -> tuple[Callable[[Path | None], Any],
     builder = getattr(module, function, None)
     if not callable(builder):
         raise InputError(f"{path}: has no function '{function}'; define `def {function}(weights): ...`")
-    return builder, {"sha256": sha256}
+    return builder, {"name": f"{path.resolve()}:{function}", "sha256": sha256}
 
 
 def check_encoder(encoder: Encoder, name: str) -> None:

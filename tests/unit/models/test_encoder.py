@@ -222,3 +222,15 @@ def test_a_batch_of_many_sizes_is_resized_as_one_by_one() -> None:
     preprocessing = Preprocessing(image_size_px=28)
     pictures = [image(60, 50), image(40, 40, 1), image(60, 50, 2)]
     assert torch.equal(preprocessing(pictures, device="cpu"), torch.cat([preprocessing([picture]) for picture in pictures]))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_compiler_takes_the_forward_pass_whole(family: str) -> None:
+    """No graph breaks, images of a second size included; tracing alone is checked, generated code is measured elsewhere."""
+    encoder = build_encoder(CONFIGS[family], seed=0).eval()
+    compiled = torch.compile(encoder.forward_features, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for size in (28, 56):
+            pixels = torch.ones(2, 3, size, size)
+            for actual, expected in zip(compiled(pixels), encoder.forward_features(pixels), strict=True):
+                torch.testing.assert_close(actual, expected)
