@@ -670,6 +670,7 @@ def similarity(
         int | None, typer.Option(min=28, help="Side of the encoders' input in pixels.  \\[default: theirs]", show_default=False)
     ] = None,
     maps: Annotated[Path | None, typer.Option("--maps", help="Also write the maps (.npz).", show_default=False)] = None,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Draw the order of a map's patches, not their values.")] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Folder: score the first images only.  \\[default: all]", show_default=False)
     ] = None,
@@ -682,8 +683,8 @@ def similarity(
     from radscale.experiment import patch_similarity
 
     if image.is_dir():
-        if point is not None or maps is not None:
-            raise InputError("--point and --maps belong to one image; in a folder each device is queried at its tip")
+        if point is not None or maps is not None or stretch:
+            raise InputError("--point, --maps and --stretch belong to one image; in a folder each device is queried at its tip")
         folder = out or Path("similarity")
         partial = _new_folder(folder)
         images = patch_similarity.read_marked(image)[:limit]
@@ -700,7 +701,8 @@ def similarity(
         raise InputError("--limit belongs to a folder of marked devices; give one, or leave it out")
     out = out or Path("similarity.png")
     place = _parse_point(point or "0.5,0.35")
-    patch_similarity.save_similarity(patch_similarity.load_encoders(encoders, model, size), image, place, out, maps)
+    loaded = patch_similarity.load_encoders(encoders, model, size)
+    patch_similarity.save_similarity(loaded, image, place, out, maps_file=maps, stretch=stretch)
     console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -187,7 +187,13 @@ def shown(image: np.ndarray) -> np.ndarray:
 
 
 def save_similarity(
-    encoders: Mapping[str, "Encoder"], image: Path, point: Point, out: Path, maps_file: Path | None = None
+    encoders: Mapping[str, "Encoder"],
+    image: Path,
+    point: Point,
+    out: Path,
+    *,
+    maps_file: Path | None = None,
+    stretch: bool = False,
 ) -> None:
     """The picture of Figure 1 as a PNG, SVG or PDF file, and if wanted the maps as `.npz` (see `similarity_maps`)."""
     from radscale.html_report.figures import save_figure, similarity_figure
@@ -198,7 +204,7 @@ def save_similarity(
     maps = similarity_maps(encoders, grey, point)
     picture = shown(grey)
     pixel = int(point[0] * picture.shape[0]), int(point[1] * picture.shape[1])
-    save_figure(similarity_figure(picture, pixel, maps), out)
+    save_figure(similarity_figure(picture, pixel, maps, stretch=stretch), out)
     if maps_file is not None:
         np.savez_compressed(maps_file, **maps)  # type: ignore[arg-type]
 
@@ -356,9 +362,9 @@ def _near(masks: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
 
 
 def summarise_scores(scores: Iterable[DeviceScore], *, num_replicates: int = 2000, seed: int = 0) -> "TextTable":
-    """Mean of every encoder and layer with the interval over patients, and its difference to the first encoder.
+    """Mean of every encoder and layer, what it gains over position alone, and its difference to the first encoder.
 
-    Differences are of the same devices, in pairs.
+    Intervals are over patients; gains and differences are of the same devices, in pairs.
     """
     from radscale.analysis.bootstrap import bootstrap_mean
     from radscale.analysis.text_tables import Column, TextTable, share
@@ -367,53 +373,49 @@ def summarise_scores(scores: Iterable[DeviceScore], *, num_replicates: int = 200
     for score in scores:
         cells.setdefault((score.encoder, score.layer), {})[score.row] = score
     first = next(iter(cells))[0]
-    rows = []
+
+    def estimate(name: str, values: list[float], patients: list[int]) -> dict[str, float]:
+        result = bootstrap_mean(values, patients, num_replicates=num_replicates, seed=seed)
+        return {name: result.observed, f"{name}_low": result.low, f"{name}_high": result.high}
+
+    rows: list[dict[str, Any]] = []
     for (encoder, layer), own in cells.items():
         items = list(own.values())
         patients = [item.patient for item in items]
-        mean = bootstrap_mean([item.score for item in items], patients, num_replicates=num_replicates, seed=seed)
         row = {
             "encoder": encoder,
             "layer": layer,
             "devices": len(items),
             "patients": len(set(patients)),
-            "mean": mean.observed,
-            "low": mean.low,
-            "high": mean.high,
+            **estimate("mean", [item.score for item in items], patients),
             "median": float(np.median([item.score for item in items])),
             "recall": float(np.mean([item.recall for item in items])),
             "position_only": float(np.mean([item.position_only for item in items])),
             "chance": float(np.mean([item.chance for item in items])),
+            **estimate("gain", [item.score - item.position_only for item in items], patients),
         }
         reference = cells.get((first, layer), {})
-        shared = [number for number in own if number in reference] if encoder != first else []
-        if shared:
-            difference = bootstrap_mean(
-                [own[number].score - reference[number].score for number in shared],
-                [own[number].patient for number in shared],
-                num_replicates=num_replicates,
-                seed=seed,
-            )
-            row |= {"difference": difference.observed, "difference_low": difference.low, "difference_high": difference.high}
+        pairs = [(item, reference[number]) for number, item in own.items() if number in reference]
+        if encoder != first and pairs:
+            row |= estimate("difference", [a.score - b.score for a, b in pairs], [a.patient for a, _ in pairs])
         rows.append(row)
-    several = len({encoder for encoder, _ in cells}) > 1
     columns = [
         Column("encoder", "encoder", align="left"),
         Column("layer", "layer"),
         Column("devices", "devices"),
         Column("continuity", "mean", share),
-        Column("95% interval", ("low", "high"), share),
-        Column("recall", "recall", share),
-        Column("position alone", "position_only", share),
+        Column("95% interval", ("mean_low", "mean_high"), share),
         Column("chance", "chance", share),
+        Column("position alone", "position_only", share),
+        Column("over position", "gain", _signed),
+        Column("95% interval", ("gain_low", "gain_high"), _signed),
     ]
-    keys = ["encoder", "layer", "devices", "patients", "mean", "low", "high", "median", "recall", "position_only", "chance"]
-    if several:
+    if len({encoder for encoder, _ in cells}) > 1:
         columns += [
             Column(f"minus {first}", "difference", _signed),
             Column("95% interval", ("difference_low", "difference_high"), _signed),
         ]
-        keys += ["difference", "difference_low", "difference_high"]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     return TextTable("Curve continuity", columns, rows, keys)
 
 

@@ -729,7 +729,9 @@ def gain_by_cost_figure(
     return figure
 
 
-def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping[str, np.ndarray]) -> Figure:
+def similarity_figure(
+    picture: np.ndarray, point: tuple[int, int], maps: Mapping[str, np.ndarray], *, stretch: bool = False
+) -> Figure:
     """The image with its query patch, and per encoder the similarity of every patch in four layers (paper, Figure 1).
 
     Args:
@@ -738,6 +740,8 @@ def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping
         maps: `LABEL|LAYER`, layers 0 to 3: (h, w) cosine similarities. All maps share one colour scale, from 0 to 1.
             `LABEL|box`: (4,) top, left, height and width of what the encoder sees, as shares of the picture; missing: all of
             it. Maps lie where they belong; what an encoder does not see stays grey.
+        stretch: draw the order of a map's patches instead: 0 the least similar one, 1 the query. All that the continuity score
+            sees, and visible where a whole map is nearly one value.
     """
     labels = list(dict.fromkeys(name.rsplit("|", 1)[0] for name in maps))
     rows, columns = picture.shape
@@ -759,6 +763,9 @@ def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping
                     _query_box(axes, point, extent, maps[f"{label}|0"].shape, least=0.045 * min(rows, columns))
                     continue
                 values = maps[f"{label}|{layer}"]
+                if stretch:
+                    ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape)
+                    values = ranks / max(ranks.max(), 1)
                 drawn = axes.imshow(values, cmap="magma", vmin=0, vmax=1, extent=extent, interpolation="nearest")
                 _query_box(axes, point, extent, values.shape)
                 axes.set_xlim(0, columns)
@@ -771,7 +778,7 @@ def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping
             for spine in axes.spines.values():
                 spine.set_visible(False)
         bar = figure.colorbar(drawn, ax=grid[:, -1].tolist(), shrink=0.8, aspect=24, pad=0.03)
-        bar.set_label("cosine similarity", fontsize=7.5)
+        bar.set_label("share of less similar patches" if stretch else "cosine similarity", fontsize=7.5)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)
     return figure
@@ -794,7 +801,7 @@ def continuity_figure(rows: Rows) -> Figure:
     """Curve continuity by layer: a point with its interval per encoder; the grey bar is what position alone gives.
 
     Args:
-        rows: `encoder, layer` (1 to 4)`, mean, low, high, position_only`.
+        rows: `encoder, layer` (1 to 4)`, mean, mean_low, mean_high, position_only`.
     """
     items = [as_row(row) for row in rows]
     styles = arm_styles(list(dict.fromkeys(str(row["encoder"]) for row in items)))
@@ -804,7 +811,7 @@ def continuity_figure(rows: Rows) -> Figure:
         for index, (label, style) in enumerate(styles.items()):
             own = [row for row in items if str(row["encoder"]) == label]
             x = np.array([float(row["layer"]) for row in own]) + (index - (len(styles) - 1) / 2) * 0.6 / len(styles)
-            mean, low, high = (np.array([float(row[name]) for row in own]) for name in ("mean", "low", "high"))
+            mean, low, high = (np.array([float(row[name]) for row in own]) for name in ("mean", "mean_low", "mean_high"))
             spread = [mean - low, high - mean]
             axes.errorbar(x, mean, yerr=spread, fmt=style.marker, ms=5, lw=1.4, color=style.colour, label=label)
             alone = [float(row["position_only"]) for row in own]
