@@ -92,8 +92,12 @@ def _labels(parsed: Sequence[tuple[str, str]]) -> list[str]:
     raise InputError(f"encoder '{repeated}' is given twice; give each another name: LABEL=PATH")
 
 
-def read_grey(path: Path) -> np.ndarray:
+def read_grey(path: Path, name: str | None = None) -> np.ndarray:
     """(H, W) uint8 of a DICOM, PNG, JPEG or TIFF file: its range scaled to 0..255, pixels square.
+
+    Args:
+        path: of the file.
+        name: what errors call it, where a path may name a patient; None: the path.
 
     Raises:
         InputError: the file cannot be read, or has one value only.
@@ -103,6 +107,9 @@ def read_grey(path: Path) -> np.ndarray:
     from radscale.datasets.images import read_image_file
     from radscale.datasets.resize import normalise_to_8bit, resize_shorter_side
 
+    name = name or str(path)
+    if not path.is_file():
+        raise InputError(f"{name}: no such image file; correct the path")
     try:
         if path.suffix.lower() in (".dcm", ".dicom", ""):
             image = read_dicom(path)
@@ -114,10 +121,10 @@ def read_grey(path: Path) -> np.ndarray:
         else:
             pixels = read_image_file(path)
     except Excluded as verdict:
-        raise InputError(f"{path}: {verdict}") from None
+        raise InputError(f"{name}: {verdict}") from None
     grey = normalise_to_8bit(pixels)
     if grey is None:
-        raise InputError(f"{path}: all pixels have one value; there is nothing to compare")
+        raise InputError(f"{name}: all pixels have one value; there is nothing to compare")
     return grey
 
 
@@ -206,6 +213,7 @@ def save_similarity(
     pixel = int(point[0] * picture.shape[0]), int(point[1] * picture.shape[1])
     save_figure(similarity_figure(picture, pixel, maps, stretch=stretch), out)
     if maps_file is not None:
+        maps_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(maps_file, **maps)  # type: ignore[arg-type]
 
 
@@ -281,7 +289,7 @@ def score_devices(
     patients = {name: number for number, name in enumerate(dict.fromkeys(image.patient for image in images), start=1)}
     scores: list[DeviceScore] = []
     for done, image in enumerate(images, start=1):
-        grey = read_grey(image.path)
+        grey = read_grey(image.path, f"image of row {image.devices[0].row}")
         shape = (grey.shape[0], grey.shape[1])
         masks = {device.row: device.mask(shape) for device in image.devices}
         courses: dict[tuple[tuple[int, int], Box], list[_Course]] = {}

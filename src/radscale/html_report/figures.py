@@ -802,8 +802,13 @@ def continuity_figure(rows: Rows) -> Figure:
 
     Args:
         rows: `encoder, layer` (1 to 4)`, mean, mean_low, mean_high, position_only`.
+
+    Raises:
+        InputError: no rows.
     """
     items = [as_row(row) for row in rows]
+    if not items:
+        raise InputError("no scores to draw: score at least one device")
     styles = arm_styles(list(dict.fromkeys(str(row["encoder"]) for row in items)))
     layers = sorted({int(row["layer"]) for row in items})
     with mpl.rc_context(STYLE):
