@@ -671,6 +671,14 @@ def similarity(
     ] = None,
     maps: Annotated[Path | None, typer.Option("--maps", help="Also write the maps (.npz).", show_default=False)] = None,
     stretch: Annotated[bool, typer.Option("--stretch", help="Draw the order of a map's patches, not their values.")] = False,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            help="Folder: bring maps to this many rows and columns, to compare encoders.  \\[default: theirs]",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Folder: score the first images only.  \\[default: all]", show_default=False)
     ] = None,
@@ -690,15 +698,15 @@ def similarity(
         images = patch_similarity.read_marked(image)[:limit]
         loaded = patch_similarity.load_encoders(encoders, model, size)
         with _progress("similarity") as progress:
-            scores = patch_similarity.score_devices(loaded, images, progress)
+            scores = patch_similarity.score_devices(loaded, images, progress, grid=grid)
         table = patch_similarity.summarise_scores(scores)
         patch_similarity.save_scores(scores, table, partial)
         partial.rename(folder)
         _show_table(table, None, None)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
         return
-    if limit is not None:
-        raise InputError("--limit belongs to a folder of marked devices; give one, or leave it out")
+    if limit is not None or grid is not None:
+        raise InputError("--limit and --grid belong to a folder of marked devices; give one, or leave them out")
     out = out or Path("similarity.png")
     place = _parse_point(point or "0.5,0.35")
     loaded = patch_similarity.load_encoders(encoders, model, size)

@@ -38,6 +38,8 @@ class DeviceScore:
     encoder: str
     layer: int
     """1 to 4."""
+    grid: str
+    """Rows x columns of the map. Scores compare within one grid: on a coarser one a device has fewer patches to lose."""
     patches: int
     score: float
     """`curve_continuity`; the mean over both ends where the tip is not marked. So are the next three."""
@@ -64,17 +66,18 @@ def load_encoders(texts: Sequence[str], model: str | None = None, image_size_px:
 
     parsed: list[tuple[str, str, str | None]] = []
     for text in texts:
-        label, found, rest = text.partition("=")
-        # Paths of our runs have a = too, behind a /.
-        if not found or "/" in label or Path(text).exists():
-            label, rest = "", text
-        path, _, name = rest.rpartition(":")
-        parsed.append((label, path, name) if path and name in NAMES else (label, rest, model))
+        place, _, family = text.rpartition(":")
+        place, own = (place, family) if place and family in NAMES else (text, model)
+        label, found, path = place.partition("=")
+        # Paths of our own runs hold a "=" too.
+        if not found or Path(place).exists() or ("/" in label and not Path(path).exists()):
+            label, path = "", place
+        parsed.append((label, path, own))
     labels = _labels([(label, path) for label, path, _ in parsed])
     encoders = {}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for label, (_, path, family) in zip(labels, parsed, strict=True):
-        encoder = load_encoder(path) if family is None else load_encoder(family, path)
+    for label, (_, path, own) in zip(labels, parsed, strict=True):
+        encoder = load_encoder(path) if own is None else load_encoder(own, path)
         if image_size_px is not None:
             encoder.preprocessing = replace(encoder.preprocessing, image_size_px=image_size_px)
         encoders[label] = encoder.to(device)
@@ -271,7 +274,12 @@ class _Course:
 
 
 def score_devices(
-    encoders: Mapping[str, "Encoder"], images: "Sequence[MarkedImage]", progress: Progress | None = None, *, seed: int = 0
+    encoders: Mapping[str, "Encoder"],
+    images: "Sequence[MarkedImage]",
+    progress: Progress | None = None,
+    *,
+    grid: int | None = None,
+    seed: int = 0,
 ) -> list[DeviceScore]:
     """Curve continuity of every device, in four layers of every encoder.
 
@@ -281,6 +289,7 @@ def score_devices(
         encoders: by label.
         images: see `read_marked`.
         progress: called with (done, total, what).
+        grid: bring every map to this many rows and columns first, so that encoders with unlike maps compare. None: as they are.
         seed: of the random maps behind `chance`.
 
     Raises:
@@ -295,12 +304,13 @@ def score_devices(
         courses: dict[tuple[tuple[int, int], Box], list[_Course]] = {}
         for label, encoder in encoders.items():
             layers, box = feature_maps(encoder, grey)
-            for number, layer in enumerate(layers, start=1):
-                grid = (layer.shape[1], layer.shape[2])
-                if (grid, box) not in courses:
-                    courses[grid, box] = _courses(image.devices, masks, shape, grid, box, seed)
+            for number, native in enumerate(layers, start=1):
+                layer = native if grid is None else _resampled(native, grid)
+                size = (layer.shape[1], layer.shape[2])
+                if (size, box) not in courses:
+                    courses[size, box] = _courses(image.devices, masks, shape, size, box, seed)
                 patient = patients[image.patient]
-                scores += [_score(course, layer, patient, label, number) for course in courses[grid, box]]
+                scores += [_score(course, layer, patient, label, number) for course in courses[size, box]]
         if progress is not None:
             progress(done, len(images), "images with devices")
     if not scores:
@@ -309,6 +319,15 @@ def score_devices(
             "patches; use larger images (--size)"
         )
     return scores
+
+
+def _resampled(layer: np.ndarray, grid: int) -> np.ndarray:
+    """(D, grid, grid) features, interpolated as a head that reads them at another resolution would."""
+    import torch
+    import torch.nn.functional as F
+
+    features = torch.from_numpy(layer)[None]
+    return F.interpolate(features, size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)[0].numpy()
 
 
 def _score(course: _Course, layer: np.ndarray, patient: int, label: str, number: int) -> DeviceScore:
@@ -321,6 +340,7 @@ def _score(course: _Course, layer: np.ndarray, patient: int, label: str, number:
         device=course.device.kind,
         encoder=label,
         layer=number,
+        grid=f"{layer.shape[1]}x{layer.shape[2]}",
         patches=int(np.count_nonzero(course.patches)),
         score=float(np.mean([result.score for result in results])),
         recall=float(np.mean([result.recall for result in results])),
@@ -372,7 +392,7 @@ def _near(masks: Sequence[np.ndarray], grid: tuple[int, int]) -> np.ndarray:
 def summarise_scores(scores: Iterable[DeviceScore], *, num_replicates: int = 2000, seed: int = 0) -> "TextTable":
     """Mean of every encoder and layer, what it gains over position alone, and its difference to the first encoder.
 
-    Intervals are over patients; gains and differences are of the same devices, in pairs.
+    Intervals are over patients; gains and differences are of the same devices on the same grid, in pairs.
     """
     from radscale.analysis.bootstrap import bootstrap_mean
     from radscale.analysis.text_tables import Column, TextTable, share
@@ -390,9 +410,10 @@ def summarise_scores(scores: Iterable[DeviceScore], *, num_replicates: int = 200
     for (encoder, layer), own in cells.items():
         items = list(own.values())
         patients = [item.patient for item in items]
-        row = {
+        line = {
             "encoder": encoder,
             "layer": layer,
+            "grid": items[0].grid,
             "devices": len(items),
             "patients": len(set(patients)),
             **estimate("mean", [item.score for item in items], patients),
@@ -403,13 +424,14 @@ def summarise_scores(scores: Iterable[DeviceScore], *, num_replicates: int = 200
             **estimate("gain", [item.score - item.position_only for item in items], patients),
         }
         reference = cells.get((first, layer), {})
-        pairs = [(item, reference[number]) for number, item in own.items() if number in reference]
+        pairs = [(item, reference[row]) for row, item in own.items() if row in reference and reference[row].grid == item.grid]
         if encoder != first and pairs:
-            row |= estimate("difference", [a.score - b.score for a, b in pairs], [a.patient for a, _ in pairs])
-        rows.append(row)
+            line |= estimate("difference", [a.score - b.score for a, b in pairs], [a.patient for a, _ in pairs])
+        rows.append(line)
     columns = [
         Column("encoder", "encoder", align="left"),
         Column("layer", "layer"),
+        Column("grid", "grid"),
         Column("devices", "devices"),
         Column("continuity", "mean", share),
         Column("95% interval", ("mean_low", "mean_high"), share),
@@ -424,7 +446,10 @@ def summarise_scores(scores: Iterable[DeviceScore], *, num_replicates: int = 200
             Column("95% interval", ("difference_low", "difference_high"), _signed),
         ]
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    return TextTable("Curve continuity", columns, rows, keys)
+    notes = []
+    if len({line["grid"] for line in rows}) > 1:
+        notes.append("Scores on unlike grids do not compare: a coarse map has fewer patches to lose. --grid brings all to one.")
+    return TextTable("Curve continuity", columns, rows, keys, notes=notes)
 
 
 def _signed(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_a_device_that_alone_is_bright_scores_one_and_a_blind_layer_zero(marked:
     assert {score.patient for score in scores} == {1}
 
 
+def test_encoders_with_unlike_maps_are_scored_on_one_grid(marked: Path) -> None:
+    encoders = {"fine": brightness(grid=32), "coarse": brightness(grid=16)}
+    scores = ps.score_devices(encoders, ps.read_marked(marked), grid=16)
+    assert {score.grid for score in scores} == {"16x16"}
+    fine, coarse = ([s.patches for s in scores if s.encoder == label] for label in encoders)
+    assert fine == coarse
+    # Where the grid is its own, nothing changes.
+    own = ps.score_devices({"coarse": brightness(grid=16)}, ps.read_marked(marked))
+    assert own == [score for score in scores if score.encoder == "coarse"]
+
+
 def test_another_device_as_bright_ends_the_score_unless_it_is_of_the_same_type(marked: Path) -> None:
     image = cv2.imread(str(marked / "image.png"), cv2.IMREAD_GRAYSCALE)
     image[image > 0] = 255
@@ -126,6 +138,9 @@ def test_labels_come_from_the_user_or_from_the_end_of_the_path_that_differs(chec
     assert list(ps.load_encoders([str(checkpoint)])) == [checkpoint.name]
     assert list(ps.load_encoders([str(checkpoint), str(other)])) == [f"{tmp_path.name}/ours", "n=9/ours"]
     assert list(ps.load_encoders([f"mine={checkpoint}", str(other)])) == ["mine", "ours"]
+    assert list(ps.load_encoders([f"ViT-S/14 (ours)={checkpoint}"])) == ["ViT-S/14 (ours)"]
+    with pytest.raises(InputError, match=r"runs/n=7/ours: neither"):
+        ps.load_encoders(["runs/n=7/ours"])
     assert ps.load_encoders([f"a={checkpoint}"], image_size_px=56)["a"].preprocessing.image_size_px == 56
     with pytest.raises(InputError, match="'x' is given twice"):
         ps.load_encoders([f"x={checkpoint}", f"x={other}"])
@@ -135,7 +150,7 @@ def test_labels_come_from_the_user_or_from_the_end_of_the_path_that_differs(chec
 
 def test_means_have_intervals_over_patients_and_differences_are_paired() -> None:
     def score(row: int, encoder: str, value: float) -> ps.DeviceScore:
-        return ps.DeviceScore(row, (row + 1) // 2, "CT", encoder, 1, 9, value, value, 0.1, 0.0)
+        return ps.DeviceScore(row, (row + 1) // 2, "CT", encoder, 1, "5x5", 9, value, value, 0.1, 0.0)
 
     values = {1: 0.1, 2: 0.3, 3: 0.5, 4: 0.7, 5: 0.9}
     scores = [score(row, "a", value) for row, value in values.items()]
@@ -147,6 +162,10 @@ def test_means_have_intervals_over_patients_and_differences_are_paired() -> None
     assert a["mean_low"] < 0.35
     assert a["mean_high"] > 0.7
     assert "difference" not in a
+    assert not ps.summarise_scores(scores).notes
+    (*_, coarse) = (table := ps.summarise_scores([*scores, replace(scores[0], encoder="c", grid="3x3")])).rows
+    assert "difference" not in coarse, "another grid is another question"
+    assert "--grid" in table.notes[0]
     # The same step on every shared device: a difference without any spread.
     assert (b["difference"], b["difference_low"], b["difference_high"]) == pytest.approx((0.05, 0.05, 0.05))
 
@@ -217,7 +236,7 @@ def test_mistakes_are_one_line(checkpoint: Path, marked: Path, run: Callable[...
     for arguments, message in {
         (empty,): "no marked devices in it",
         (marked, "--point", "0.5,0.5"): "belong to one image",
-        (marked / "image.png", "--limit", 3): "belongs to a folder",
+        (marked / "image.png", "--limit", 3): "belong to a folder",
         (marked / "image.png", "--maps", "maps.csv"): "written as .npz",
         (marked / "nothing.png",): "no such image file",
         (marked / "image.png", "--out", marked / "x.bmp"): ".svg, .pdf or .png",
