@@ -640,12 +640,14 @@ def similarity(
     encoders: Annotated[
         list[str],
         typer.Argument(
-            metavar="ENCODER...", help="One or more: \\[LABEL=]PATH\\[:MODEL], a checkpoint or open weights with their model."
+            metavar="ENCODER", help="One or more: \\[LABEL=]PATH\\[:MODEL], a checkpoint or open weights with their model."
         ),
     ],
     image: Annotated[
         Path,
-        typer.Argument(help="PNG, JPEG, TIFF or DICOM; or a folder of marked devices, to score them (docs/similarity.md)."),
+        typer.Argument(
+            metavar="IMAGE", help="PNG, JPEG, TIFF or DICOM; or a folder of marked devices, to score them (docs/similarity.md)."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -685,8 +687,8 @@ def similarity(
 ) -> None:
     """Cosine similarity of every patch with one patch, in four layers (paper, Figure 1); or how far devices can be followed.
 
-    An image gives the picture. A folder with masks and tips of devices gives the curve-continuity score of every device: a
-    phantom archive, RANZCR-CLiP, or devices.csv beside images and masks.
+    An image gives the picture. A folder with masks and tips gives the curve-continuity score of every device in it:
+    a phantom archive, RANZCR-CLiP, or devices.csv beside images and masks.
     """
     from radscale.experiment import patch_similarity
 
