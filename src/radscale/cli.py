@@ -700,11 +700,13 @@ def similarity(
         images = patch_similarity.read_marked(image)[:limit]
         loaded = patch_similarity.load_encoders(encoders, model, size)
         with _progress("similarity") as progress:
-            scores = patch_similarity.score_devices(loaded, images, progress, grid=grid)
+            scores, left_out = patch_similarity.score_devices(loaded, images, progress, grid=grid)
         table = patch_similarity.summarise_scores(scores)
         patch_similarity.save_scores(scores, table, partial)
         partial.rename(folder)
         _show_table(table, None, None)
+        for line in left_out:
+            console.print(f"[yellow]left out[/] {escape(line)}", highlight=False, soft_wrap=True)
         console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
         return
     if limit is not None or grid is not None:

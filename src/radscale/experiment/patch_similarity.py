@@ -280,10 +280,11 @@ def score_devices(
     *,
     grid: int | None = None,
     seed: int = 0,
-) -> list[DeviceScore]:
+) -> tuple[list[DeviceScore], list[str]]:
     """Curve continuity of every device, in four layers of every encoder.
 
-    A device is left out of a layer where its tip is cropped away or it has fewer than `MIN_PATCHES` patches.
+    A device is left out of a layer where its tip is cropped away or it has fewer than `MIN_PATCHES` patches. An image that
+    cannot be read, or with a mask that cannot, is left out whole.
 
     Args:
         encoders: by label.
@@ -292,15 +293,25 @@ def score_devices(
         grid: bring every map to this many rows and columns first, so that encoders with unlike maps compare. None: as they are.
         seed: of the random maps behind `chance`.
 
+    Returns:
+        Scores, and a line for every image that was left out.
+
     Raises:
-        InputError: an image or mask that cannot be read, or devices none of which can be scored.
+        InputError: not one device can be scored.
     """
     patients = {name: number for number, name in enumerate(dict.fromkeys(image.patient for image in images), start=1)}
     scores: list[DeviceScore] = []
-    for done, image in enumerate(images, start=1):
-        grey = read_grey(image.path, f"image of row {image.devices[0].row}")
-        shape = (grey.shape[0], grey.shape[1])
-        masks = {device.row: device.mask(shape) for device in image.devices}
+    left_out: list[str] = []
+    for done, image in enumerate(images):
+        if progress is not None:
+            progress(done, len(images), "images with devices")
+        try:
+            grey = read_grey(image.path, f"image of row {image.devices[0].row}")
+            shape = (grey.shape[0], grey.shape[1])
+            masks = {device.row: device.mask(shape) for device in image.devices}
+        except InputError as error:
+            left_out.append(str(error))
+            continue
         courses: dict[tuple[tuple[int, int], Box], list[_Course]] = {}
         for label, encoder in encoders.items():
             layers, box = feature_maps(encoder, grey)
@@ -311,14 +322,14 @@ def score_devices(
                     courses[size, box] = _courses(image.devices, masks, shape, size, box, seed)
                 patient = patients[image.patient]
                 scores += [_score(course, layer, patient, label, number) for course in courses[size, box]]
-        if progress is not None:
-            progress(done, len(images), "images with devices")
     if not scores:
         raise InputError(
-            f"none of the devices can be scored: tips are outside what the encoders see, or devices have under {MIN_PATCHES} "
-            "patches; use larger images (--size)"
+            f"none of the devices can be scored: {left_out[0]}"
+            if left_out
+            else "none of the devices can be scored: tips are outside what the encoders see, or devices have under "
+            f"{MIN_PATCHES} patches; use larger images (--size)"
         )
-    return scores
+    return scores, left_out
 
 
 def _resampled(layer: np.ndarray, grid: int) -> np.ndarray:

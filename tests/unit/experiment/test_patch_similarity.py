@@ -83,7 +83,7 @@ def test_a_map_lies_on_the_same_place_of_the_image_for_every_encoder(marked: Pat
 
 
 def test_a_device_that_alone_is_bright_scores_one_and_a_blind_layer_zero(marked: Path) -> None:
-    scores = ps.score_devices({"sees": brightness()}, ps.read_marked(marked))
+    scores, _ = ps.score_devices({"sees": brightness()}, ps.read_marked(marked))
     found = {(score.device, score.layer): score for score in scores}
     assert found["CT", 1].score == 1
     assert found["NGT", 1].score == 1
@@ -95,12 +95,12 @@ def test_a_device_that_alone_is_bright_scores_one_and_a_blind_layer_zero(marked:
 
 def test_encoders_with_unlike_maps_are_scored_on_one_grid(marked: Path) -> None:
     encoders = {"fine": brightness(grid=32), "coarse": brightness(grid=16)}
-    scores = ps.score_devices(encoders, ps.read_marked(marked), grid=16)
+    scores, _ = ps.score_devices(encoders, ps.read_marked(marked), grid=16)
     assert {score.grid for score in scores} == {"16x16"}
     fine, coarse = ([s.patches for s in scores if s.encoder == label] for label in encoders)
     assert fine == coarse
     # Where the grid is its own, nothing changes.
-    own = ps.score_devices({"coarse": brightness(grid=16)}, ps.read_marked(marked))
+    own, _ = ps.score_devices({"coarse": brightness(grid=16)}, ps.read_marked(marked))
     assert own == [score for score in scores if score.encoder == "coarse"]
 
 
@@ -109,9 +109,9 @@ def test_another_device_as_bright_ends_the_score_unless_it_is_of_the_same_type(m
     image[image > 0] = 255
     cv2.imwrite(str(marked / "image.png"), image)
     table = marked / "devices.csv"
-    assert {s.score for s in ps.score_devices({"sees": brightness()}, ps.read_marked(marked)) if s.layer == 1} == {0}
+    assert {s.score for s in ps.score_devices({"sees": brightness()}, ps.read_marked(marked))[0] if s.layer == 1} == {0}
     table.write_text(table.read_text().replace("NGT", "CT"))
-    assert {s.score for s in ps.score_devices({"sees": brightness()}, ps.read_marked(marked)) if s.layer == 1} == {1}
+    assert {s.score for s in ps.score_devices({"sees": brightness()}, ps.read_marked(marked))[0] if s.layer == 1} == {1}
 
 
 def test_both_ends_count_where_the_tip_is_not_marked(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_both_ends_count_where_the_tip_is_not_marked(tmp_path: Path) -> None:
     (tmp_path / "train_annotations.csv").write_text(
         'StudyInstanceUID,label,data\n1.2.3,CVC - Normal,"[[20, 42], [80, 42], [139, 42]]"\n'
     )
-    (both,) = [score for score in ps.score_devices({"sees": brightness()}, ps.read_marked(tmp_path)) if score.layer == 1]
+    (both,) = [score for score in ps.score_devices({"sees": brightness()}, ps.read_marked(tmp_path))[0] if score.layer == 1]
     image[120:124] = 0
     cv2.imwrite(str(tmp_path / "train" / "1.2.3.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
-    (alone,) = [score for score in ps.score_devices({"sees": brightness()}, ps.read_marked(tmp_path)) if score.layer == 1]
+    (alone,) = [score for score in ps.score_devices({"sees": brightness()}, ps.read_marked(tmp_path))[0] if score.layer == 1]
     assert alone.score == 1
     assert 0.25 < both.score < 0.75
 
@@ -249,6 +249,10 @@ def test_mistakes_are_one_line(checkpoint: Path, marked: Path, run: Callable[...
     table.write_text(table.read_text().replace(",101,", ",5,"))
     code, printed = run("similarity", checkpoint, marked, "--out", marked / "s")
     assert (code, "tips are outside what the encoders see" in printed) == (2, True)
+    table.write_text(table.read_text() + "broken.png,masks.png,1,101,42,CT,SECRET^NAME\nimage.png,masks.png,1,101,42,CT,a\n")
+    (marked / "broken.png").write_bytes(b"no picture")
+    code, printed = run("similarity", checkpoint, marked, "--out", marked / "t", "--size", 112)
+    assert (code, "left out image of row 3: not a PNG" in printed, "SECRET" in printed) == (0, True, False)
     (marked / "image.png").unlink()
-    code, printed = run("similarity", checkpoint, marked, "--out", marked / "t")
+    code, printed = run("similarity", checkpoint, marked, "--out", marked / "u")
     assert (code, "image of row 1: no such image file" in printed, "SECRET" in printed) == (2, True, False)
