@@ -645,17 +645,85 @@ def plan_data(
 
 @app.command()
 def similarity(
-    encoder: Annotated[Path, typer.Argument(help="Checkpoint, or open weights with --model.")],
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF or DICOM.")],
-    out: Annotated[Path, typer.Option("--out", help="Picture to write (PNG, SVG or PDF).")] = Path("similarity.png"),
-    point: Annotated[str, typer.Option(help="Query point: shares from the left and from the top, e.g. 0.5,0.3")] = "0.5,0.35",
-    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    encoders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ENCODER", help="One or more: \\[LABEL=]PATH\\[:MODEL], a checkpoint or open weights with their model."
+        ),
+    ],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", help="PNG, JPEG, TIFF or DICOM; or a folder of marked devices, to score them (docs/similarity.md)."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Image: picture to write (PNG, SVG or PDF).  \\[default: similarity.png]  Folder: new folder of scores.  "
+            "\\[default: similarity]",
+            show_default=False,
+        ),
+    ] = None,
+    point: Annotated[
+        str | None,
+        typer.Option(
+            help="Query point: shares of the image from the left and from the top.  \\[default: 0.5,0.35]", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="medimageinsight, rad-dino or dinov2, for encoders without :MODEL.", show_default=False),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=28, help="Side of the encoders' input in pixels.  \\[default: theirs]", show_default=False)
+    ] = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Also write the maps (.npz).", show_default=False)] = None,
+    stretch: Annotated[bool, typer.Option("--stretch", help="Draw the order of a map's patches, not their values.")] = False,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            help="Folder: bring maps to this many rows and columns, to compare encoders.  \\[default: theirs]",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Folder: score the first images only.  \\[default: all]", show_default=False)
+    ] = None,
 ) -> None:
-    """Cosine similarity of every patch with one patch, in four layers (paper, Figure 1)."""
-    from radscale.experiment.pictures import save_similarity
+    """Cosine similarity of every patch with one patch, in four layers (paper, Figure 1); or how far devices can be followed.
 
-    save_similarity(encoder, model, image, _parse_point(point), out)
-    console.print(f"wrote {out}", highlight=False)
+    An image gives the picture. A folder with masks and tips gives the curve-continuity score of every device in it:
+    a phantom archive, RANZCR-CLiP, or devices.csv beside images and masks.
+    """
+    from radscale.experiment import patch_similarity
+
+    if image.is_dir():
+        if point is not None or maps is not None or stretch:
+            raise InputError("--point, --maps and --stretch belong to one image; in a folder each device is queried at its tip")
+        folder = out or Path("similarity")
+        partial = _new_folder(folder)
+        images = patch_similarity.read_marked(image)[:limit]
+        loaded = patch_similarity.load_encoders(encoders, model, size)
+        with _progress("similarity") as progress:
+            scores, left_out = patch_similarity.score_devices(loaded, images, progress, grid=grid)
+        table = patch_similarity.summarise_scores(scores)
+        patch_similarity.save_scores(scores, table, partial)
+        partial.rename(folder)
+        _show_table(table, None, None)
+        for line in left_out:
+            console.print(f"[yellow]left out[/] {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {folder}", highlight=False, soft_wrap=True)
+        return
+    if limit is not None or grid is not None:
+        raise InputError("--limit and --grid belong to a folder of marked devices; give one, or leave them out")
+    out = out or Path("similarity.png")
+    place = _parse_point(point or "0.5,0.35")
+    loaded = patch_similarity.load_encoders(encoders, model, size)
+    patch_similarity.save_similarity(loaded, image, place, out, maps_file=maps, stretch=stretch)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
 @app.command()

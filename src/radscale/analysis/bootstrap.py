@@ -235,6 +235,32 @@ def bootstrap_average_precision(
     return result.drawn[0]
 
 
+def bootstrap_mean(
+    values: ArrayLike, groups: ArrayLike, *, num_replicates: int = 1000, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Mean of measurements that come in groups, with the percentile interval from drawing whole groups.
+
+    Args:
+        values: (n,) finite.
+        groups: (n,) patient of each; with one patient the interval is a point.
+        num_replicates: B.
+        seed: decides the draws.
+        level: of the interval.
+
+    Raises:
+        InputError: no values, values that are not finite, or another number of groups.
+    """
+    array, members = np.asarray(values, np.float64), np.asarray(groups)
+    if array.ndim != 1 or not array.size or array.shape != members.shape or not np.isfinite(array).all():
+        raise InputError(f"values {array.shape} and groups {members.shape}: give as many of each, at least one, without NaN")
+    _, member = np.unique(members, return_inverse=True)
+    sums, counts = np.bincount(member, weights=array), np.bincount(member)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(sums.size, np.full(sums.size, 1 / sums.size), size=num_replicates)
+    low, high = _interval((drawn @ sums) / (drawn @ counts), level)
+    return Estimate(float(array.mean()), low, high)
+
+
 def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
     tail = 50 * (1 - level)
     low, high = np.percentile(values, [tail, 100 - tail])

@@ -35,7 +35,7 @@ VERSIONS = {
     "probing": 2,
     "analysis": 2,
     "pictures": 1,
-    "similarity": 1,
+    "similarity": 2,
 }
 WITH_NETWORKS = ("open_weights", "pretraining", "probing", "similarity")
 

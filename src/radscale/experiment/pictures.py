@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 TILE_PX = 200
 GAP_PX = 6
-PICTURE_PX = 320
 
 
 def square(image: np.ndarray, size_px: int) -> np.ndarray:
@@ -49,15 +48,15 @@ def write_contact_sheet(dataset: "Dataset", out: Path, *, title: str, num_images
     (out / "sheet.json").write_text(json.dumps({"title": title, "caption": caption}), encoding="utf-8")
 
 
-Query = tuple[np.ndarray, tuple[int, int], str]
+Query = tuple[np.ndarray, tuple[float, float], str]
+"""Image (H, W) uint8, point (y, x) as shares of it, and what stands there."""
 
 
 def device_tips(archive: Path, num_images: int, rng: np.random.Generator) -> list[Query]:
-    """Images of a phantom archive with the tip of a device, in pixels of the square picture, and what it is."""
+    """Images of a phantom archive with the tip of a device, as shares of the picture, and what it is."""
     import csv
 
-    from radscale.datasets.dicom import read_dicom
-    from radscale.datasets.resize import normalise_to_8bit
+    from radscale.experiment.patch_similarity import read_grey
 
     with (archive / "truth" / "devices.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["type"] in ("CT", "NGT", "PICC", "IJ", "SGC")]
@@ -65,12 +64,10 @@ def device_tips(archive: Path, num_images: int, rng: np.random.Generator) -> lis
     chosen: list[Query] = []
     for index in rng.permutation(len(rows)):
         row = rows[index]
-        pixels = read_dicom(files[row["sop_uid"]]).pixels
-        image, size = normalise_to_8bit(pixels), pixels.shape[0]
-        place = (float(row["tip_y_px"]) / size, float(row["tip_x_px"]) / size)
-        if image is None or not all(0.08 < share < 0.92 for share in place):
+        image = read_grey(files[row["sop_uid"]])
+        point = (float(row["tip_y_px"]) / image.shape[0], float(row["tip_x_px"]) / image.shape[1])
+        if not all(0.08 < share < 0.92 for share in point):
             continue
-        point = (int(place[0] * PICTURE_PX), int(place[1] * PICTURE_PX))
         chosen.append((image, point, f"box at the tip of a device: {row['type']}, {row['side']}, {row['tip']}"))
         if len(chosen) == num_images:
             break
@@ -78,17 +75,22 @@ def device_tips(archive: Path, num_images: int, rng: np.random.Generator) -> lis
 
 
 def fixed_points(dataset: "Dataset", point: tuple[float, float], num_images: int, rng: np.random.Generator) -> list[Query]:
-    """Random test images with one and the same query point, given as shares of the square."""
+    """Random test images with one and the same query point, given as shares of the centre square, which all encoders see."""
     rows = rng.permutation(dataset.select(split="test", view=("frontal", "unknown")))[:num_images]
-    pixel = (int(point[0] * PICTURE_PX), int(point[1] * PICTURE_PX))
     caption = f"box at {point[0]:.0%} from the top, {point[1]:.0%} from the left (no device positions are known here)"
-    return [(dataset.read_image(int(row)), pixel, caption) for row in rows]
+    chosen: list[Query] = []
+    for row in rows:
+        image = dataset.read_image(int(row))
+        side = min(image.shape)
+        y, x = (0.5 + (share - 0.5) * side / length for share, length in zip(point, image.shape, strict=True))
+        chosen.append((image, (y, x), caption))
+    return chosen
 
 
 def write_similarity(
     encoders: dict[str, "Encoder"],
     image: np.ndarray,
-    point: tuple[int, int],
+    point: tuple[float, float],
     stem: Path,
     *,
     title: str,
@@ -99,61 +101,20 @@ def write_similarity(
     Args:
         encoders: by label.
         image: (H, W) uint8.
-        point: (row, column) of the query patch, in pixels of the square picture.
-        stem: path without suffix; `.png`, `.npz` and `.json` are written.
+        point: (y, x) of the query as shares of the image.
+        stem: path without suffix; `.png`, `.npz` (see `similarity_maps`) and `.json` are written.
         title: of the picture.
         caption: what stands at the query point.
-    """
-    import torch
-
-    from radscale.models.similarity import patch_similarity
-
-    picture = square(image, PICTURE_PX)
-    maps: dict[str, Any] = {}
-    for label, encoder in encoders.items():
-        with torch.inference_mode():
-            features = encoder.forward_features(encoder.preprocess([picture]))
-        for layer, feature_map in enumerate(features):
-            height, width = feature_map.shape[-2:]
-            row, column = point[0] * height // PICTURE_PX, point[1] * width // PICTURE_PX
-            maps[f"{label}|{layer}"] = patch_similarity(feature_map[0], row, column).numpy().astype(np.float32)
-    cv2.imwrite(str(stem.with_suffix(".png")), picture)
-    np.savez_compressed(stem.with_suffix(".npz"), **maps)
-    facts = {"title": title, "caption": caption, "point": list(point)}
-    stem.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")
-
-
-def save_similarity(weights: Path, model: str | None, image: Path, point: tuple[float, float], out: Path) -> None:
-    """One encoder, one image: the picture of Figure 1 as a file.
 
     Raises:
-        InputError: weights or image that cannot be read.
+        InputError: an encoder crops the point away.
     """
-    from tempfile import TemporaryDirectory
+    from radscale.experiment.patch_similarity import shown, similarity_maps
 
-    from radscale.datasets.dicom import read_dicom
-    from radscale.datasets.exclusions import Excluded
-    from radscale.datasets.images import read_image_file
-    from radscale.datasets.resize import normalise_to_8bit
-    from radscale.errors import InputError
-    from radscale.html_report.figures import similarity_figure
-    from radscale.training.open_weights import load_encoder
-
-    try:
-        pixels = read_dicom(image).pixels if image.suffix.lower() in (".dcm", ".dicom", "") else read_image_file(image)
-    except Excluded as verdict:
-        raise InputError(f"{image}: {verdict}") from None
-    grey = normalise_to_8bit(pixels)
-    if grey is None:
-        raise InputError(f"{image}: all pixels have one value; there is nothing to compare")
-    encoder = load_encoder(str(weights)) if model is None else load_encoder(model, weights)
-    pixel = (int(point[0] * PICTURE_PX), int(point[1] * PICTURE_PX))
-    with TemporaryDirectory() as folder:
-        stem = Path(folder) / "similarity"
-        write_similarity({weights.name: encoder}, grey, pixel, stem, title="", caption="")
-        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as maps:
-            figure = similarity_figure(square(grey, PICTURE_PX), pixel, dict(maps))
-    try:
-        figure.savefig(out, bbox_inches="tight", dpi=150)
-    except ValueError as error:
-        raise InputError(f"--out {out}: {error}") from None
+    maps = similarity_maps(encoders, image, point)
+    picture = shown(image)
+    cv2.imwrite(str(stem.with_suffix(".png")), picture)
+    np.savez_compressed(stem.with_suffix(".npz"), **maps)  # type: ignore[arg-type]
+    pixel = [int(share * length) for share, length in zip(point, picture.shape, strict=True)]
+    facts = {"title": title, "caption": caption, "point": pixel}
+    stem.with_suffix(".json").write_text(json.dumps(facts), encoding="utf-8")

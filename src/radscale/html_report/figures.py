@@ -25,6 +25,7 @@ from radscale.errors import InputError
 from radscale.html_report.style import FAINT, GREY, INK, STYLE, ArmStyle, arm_styles, as_row, save_figure
 
 __all__ = [
+    "continuity_figure",
     "cost_figure",
     "data_plan_figure",
     "forest_figure",
@@ -728,32 +729,47 @@ def gain_by_cost_figure(
     return figure
 
 
-def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping[str, np.ndarray]) -> Figure:
+def similarity_figure(
+    picture: np.ndarray, point: tuple[int, int], maps: Mapping[str, np.ndarray], *, stretch: bool = False
+) -> Figure:
     """The image with its query patch, and per encoder the similarity of every patch in four layers (paper, Figure 1).
 
     Args:
         picture: (H, W) uint8.
         point: (row, column) of the query, in pixels of the picture.
         maps: `LABEL|LAYER`, layers 0 to 3: (h, w) cosine similarities. All maps share one colour scale, from 0 to 1.
+            `LABEL|box`: (4,) top, left, height and width of what the encoder sees, as shares of the picture; missing: all of
+            it. Maps lie where they belong; what an encoder does not see stays grey.
+        stretch: draw the order of a map's patches instead: 0 the least similar one, 1 the query. All that the continuity score
+            sees, and visible where a whole map is nearly one value.
     """
     labels = list(dict.fromkeys(name.rsplit("|", 1)[0] for name in maps))
+    rows, columns = picture.shape
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
             len(labels),
             5,
-            figsize=(8.4, 1.62 * len(labels) + 0.25),
+            figsize=(8.4, (0.06 + 1.56 * rows / columns) * len(labels) + 0.25),
             squeeze=False,
             layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, hspace=0.0, wspace=0.0),
         )
         for row, label in enumerate(labels):
-            height, width = maps[f"{label}|0"].shape
-            grid[row][0].imshow(picture, cmap="gray", interpolation="bilinear")
-            _patch_box(grid[row][0], picture.shape, point, (height, width))
-            grid[row][0].set_ylabel("\n".join(_lines(label)), fontsize=7.5)
-            for layer in range(4):
-                axes, values = grid[row][layer + 1], maps[f"{label}|{layer}"]
-                extent = (0, picture.shape[1], picture.shape[0], 0)
+            top, left, height, width = maps.get(f"{label}|box", np.array([0, 0, 1, 1])) * [rows, columns, rows, columns]
+            extent = (left, left + width, top + height, top)
+            for layer, axes in enumerate(grid[row], start=-1):
+                axes.imshow(picture, cmap="gray", interpolation="bilinear", extent=(0, columns, rows, 0))
+                if layer < 0:
+                    axes.set_ylabel("\n".join(_lines(label)), fontsize=7.5)
+                    _query_box(axes, point, extent, maps[f"{label}|0"].shape, least=0.045 * min(rows, columns))
+                    continue
+                values = maps[f"{label}|{layer}"]
+                if stretch:
+                    ranks = np.unique(values, return_inverse=True)[1].reshape(values.shape)
+                    values = ranks / max(ranks.max(), 1)
                 drawn = axes.imshow(values, cmap="magma", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+                _query_box(axes, point, extent, values.shape)
+                axes.set_xlim(0, columns)
+                axes.set_ylim(rows, 0)
                 if row == 0:
                     axes.set_title(f"layer {layer + 1} of 4", fontsize=8)
         for axes in grid.flat:
@@ -762,20 +778,55 @@ def similarity_figure(picture: np.ndarray, point: tuple[int, int], maps: Mapping
             for spine in axes.spines.values():
                 spine.set_visible(False)
         bar = figure.colorbar(drawn, ax=grid[:, -1].tolist(), shrink=0.8, aspect=24, pad=0.03)
-        bar.set_label("cosine similarity", fontsize=7.5)
+        bar.set_label("share of less similar patches" if stretch else "cosine similarity", fontsize=7.5)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)
     return figure
 
 
-def _patch_box(axes: Axes, shape: tuple[int, ...], point: tuple[int, int], grid: tuple[int, int]) -> None:
-    """The query patch of the first layer's grid, as large as it is."""
-    patch = (shape[0] / grid[0], shape[1] / grid[1])
-    top, left = (int(point[axis] // patch[axis]) * patch[axis] for axis in (0, 1))
-    # At least visible: a patch of a fine grid is a dot.
-    side = max(patch[0], 0.045 * shape[0])
-    centre = (left + patch[1] / 2, top + patch[0] / 2)
-    axes.add_patch(Rectangle((centre[0] - side / 2, centre[1] - side / 2), side, side, fill=False, ec="#e11d48", lw=1.6))
+def _query_box(
+    axes: Axes, point: tuple[int, int], extent: tuple[float, ...], grid: tuple[int, ...], least: float = 0.0
+) -> None:
+    """The query patch of a grid over this extent, as large as it is but at least visible: a patch of a fine grid is a dot."""
+    left, right, bottom, top = extent
+    height, width = (bottom - top) / grid[0], (right - left) / grid[1]
+    centre_y = top + ((point[0] + 0.5 - top) // height + 0.5) * height
+    centre_x = left + ((point[1] + 0.5 - left) // width + 0.5) * width
+    height, width = max(height, least), max(width, least)
+    corner = (centre_x - width / 2, centre_y - height / 2)
+    axes.add_patch(Rectangle(corner, width, height, fill=False, ec="#e11d48", lw=1.6 if least else 0.9))
+
+
+def continuity_figure(rows: Rows) -> Figure:
+    """Curve continuity by layer: a point with its interval per encoder; the grey bar is what position alone gives.
+
+    Args:
+        rows: `encoder, layer` (1 to 4)`, mean, mean_low, mean_high, position_only`.
+
+    Raises:
+        InputError: no rows.
+    """
+    items = [as_row(row) for row in rows]
+    if not items:
+        raise InputError("no scores to draw: score at least one device")
+    styles = arm_styles(list(dict.fromkeys(str(row["encoder"]) for row in items)))
+    layers = sorted({int(row["layer"]) for row in items})
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.4, 3.2), layout="constrained")
+        for index, (label, style) in enumerate(styles.items()):
+            own = [row for row in items if str(row["encoder"]) == label]
+            x = np.array([float(row["layer"]) for row in own]) + (index - (len(styles) - 1) / 2) * 0.6 / len(styles)
+            mean, low, high = (np.array([float(row[name]) for row in own]) for name in ("mean", "mean_low", "mean_high"))
+            spread = [mean - low, high - mean]
+            axes.errorbar(x, mean, yerr=spread, fmt=style.marker, ms=5, lw=1.4, color=style.colour, label=label)
+            alone = [float(row["position_only"]) for row in own]
+            half = 0.24 / len(styles)
+            axes.hlines(alone, x - half, x + half, color=FAINT, lw=2, label="" if index else "position alone")
+        axes.set_xticks(layers, [f"layer {layer}" for layer in layers])
+        axes.set_ylim(0, None)
+        axes.set_ylabel("curve continuity, share of the device")
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
 
 
 def _lines(label: str) -> list[str]:

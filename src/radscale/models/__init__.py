@@ -14,7 +14,7 @@ from radscale.models.encoder import (
     build_encoder,
     make_encoder,
 )
-from radscale.models.similarity import patch_similarity
+from radscale.models.similarity import patch_at, patch_similarity, visible_box
 from radscale.models.text_encoder import TextEncoder, TextEncoderConfig
 from radscale.models.tokenizer import ClipTokenizer
 from radscale.models.vit import VisionTransformer, ViTConfig
@@ -35,5 +35,7 @@ __all__ = [
     "add_text_tower",
     "build_encoder",
     "make_encoder",
+    "patch_at",
     "patch_similarity",
+    "visible_box",
 ]

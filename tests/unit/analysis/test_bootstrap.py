@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from radscale.analysis import TaskScores, bootstrap_arms, holm, paired_bootstrap
-from radscale.analysis.bootstrap import bold_arms, bootstrap_average_precision
+from radscale.analysis.bootstrap import bold_arms, bootstrap_average_precision, bootstrap_mean
 from radscale.errors import InputError
 from radscale.metrics import average_precision
 
@@ -235,3 +235,22 @@ def test_a_repeated_sample_is_refused() -> None:
     y = np.array([1, 0, 0, 1, 0])
     with pytest.raises(InputError, match="1 samples repeat an id"):
         paired_bootstrap({"t": y}, {"t": y}, {"t": y}, 39, sample_ids=["a", "b", "c", "d", "a"])
+
+
+def test_the_interval_of_a_mean_is_over_whole_patients() -> None:
+    rng = np.random.default_rng(0)
+    # 40 patients with five measurements each that say the same: 40 facts, not 200.
+    facts = rng.normal(2.0, 1.0, 40)
+    values, patients = np.repeat(facts, 5), np.repeat(np.arange(40), 5)
+    result = bootstrap_mean(values, patients, num_replicates=4000)
+    assert result.observed == pytest.approx(facts.mean())
+    half = 1.96 * facts.std() / 40**0.5
+    assert (result.high - result.low) / 2 == pytest.approx(half, rel=0.08)
+    apart = bootstrap_mean(values, np.arange(200), num_replicates=4000)
+    assert (apart.high - apart.low) / (result.high - result.low) == pytest.approx(5**-0.5, rel=0.1)
+    assert bootstrap_mean(values, patients, seed=3) == bootstrap_mean(values, patients, seed=3)
+    alone = bootstrap_mean([1.0, 2.0], ["p", "p"])
+    assert (alone.observed, alone.low, alone.high) == (1.5, 1.5, 1.5)
+    for wrong in (([], []), ([1.0], ["a", "b"]), ([float("nan")], ["a"])):
+        with pytest.raises(InputError, match="give as many of each"):
+            bootstrap_mean(*wrong)

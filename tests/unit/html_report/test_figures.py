@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from radscale.errors import InputError
@@ -14,6 +15,9 @@ DIFFERENCE = {"arm": "own", "task": "edema", "difference": 0.02, "low": -0.01, "
 GAIN = {"task": "edema", "gain": 0.02, "low": -0.01, "high": 0.05, "current": 0.5, "saturated": False}
 STRATUM = {"variable": "sex", "stratum": "F", "arm": "own", "auprc": 0.4, "num_samples": 9, "num_positives": 1, "small": True}
 COST = {"arm": "own", "cost": 2.0, "difference": 0.02, "low": -0.01, "high": 0.05}
+CONTINUITY = {"encoder": "own", "layer": 4, "mean": 0.4, "mean_low": 0.3, "mean_high": 0.6, "position_only": 0.2}
+PICTURE = np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
+MAPS = {f"own|{layer}": np.linspace(-1, 1, 16).reshape(4, 4) for layer in range(4)} | {"own|box": np.array([0, 0.25, 1, 0.5])}
 
 
 def test_figures_of_little_data_give_the_same_bytes_twice(tmp_path: Path) -> None:
@@ -28,6 +32,9 @@ def test_figures_of_little_data_give_the_same_bytes_twice(tmp_path: Path) -> Non
             [{**GAIN, "saturated": True}, {**GAIN, "task": "b", "saturated": True}]
         ),
         "one cost": lambda: figures.gain_by_cost_figure([COST]),
+        "one layer": lambda: figures.continuity_figure([CONTINUITY]),
+        "one map": lambda: figures.similarity_figure(PICTURE, (9, 30), MAPS),
+        "one rank map": lambda: figures.similarity_figure(PICTURE, (9, 30), MAPS, stretch=True),
     }
     for name, make in makers.items():
         first, second = (save_figure(make(), tmp_path / f"{name} {i}.svg").read_bytes() for i in range(2))
@@ -42,6 +49,7 @@ def test_no_rows_are_refused_in_words() -> None:
         figures.subgroup_figure,
         figures.data_plan_figure,
         figures.gain_by_cost_figure,
+        figures.continuity_figure,
     ):
         with pytest.raises(InputError):
             draw([])
@@ -51,4 +59,17 @@ def test_other_suffix_is_refused_and_names_the_right_ones(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"x\.jpg.*\.svg, \.pdf or \.png"):
         save_figure(figures.scaling_figure(POINTS), tmp_path / "x.jpg")
     assert not list(tmp_path.iterdir())
+    plt.close("all")
+
+
+def test_a_similarity_map_lies_where_its_encoder_looked() -> None:
+    figure = figures.similarity_figure(PICTURE, (9, 30), MAPS)
+    picture, *layers = figure.axes[:5]
+    for axes in layers:
+        (values,) = [image for image in axes.images if image.get_array().shape == (4, 4)]
+        assert values.get_extent() == [15, 45, 40, 0], "the middle half of 60 columns"
+        # Patches of 10 rows and 7.5 columns; the query is in row 0 and, 15 columns into the box, in column 2.
+        (box,) = axes.patches
+        assert (*box.get_xy(), box.get_width(), box.get_height()) == (30, 0, 7.5, 10)
+        assert axes.get_xlim() == picture.get_xlim()
     plt.close("all")
