@@ -699,7 +699,7 @@ def embed(
     from radscale.probing import EmbeddingConfig, run_embedding
     from radscale.probing.zero_shot import read_labels
 
-    wanted = features if features is not None else ("" if out.suffix == ".csv" else "embedding")
+    wanted = features if features is not None else ("" if out.suffix == ".csv" and labels else "embedding")
     given = {
         "features": tuple(name.strip() for name in wanted.split(",") if name.strip()),
         "labels": tuple(read_labels(labels)) if labels is not None else (),
