@@ -94,5 +94,5 @@ def named_view(view: str) -> str | None:
     """
     words = {"auto": None, "none": "", "frontal": "frontal", **{name.lower(): word for name, word in VIEW_WORDS.items()}}
     if view.lower() not in words:
-        raise InputError(f"view '{view}': choose among auto, AP, PA, lateral, frontal, none")
+        raise InputError(f"view '{view}': choose among auto, none, frontal, AP, PA, lateral")
     return words[view.lower()]
