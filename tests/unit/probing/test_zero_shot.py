@@ -14,6 +14,7 @@ from radscale import cli
 from radscale.errors import InputError
 from radscale.models import build_encoder
 from radscale.probing import zero_shot_scores
+from radscale.probing.embedding_output import check_output
 from radscale.probing.zero_shot import ZeroShotClassifier, named_view, read_labels
 from radscale.training import save_checkpoint
 
@@ -121,6 +122,4 @@ def test_labels_that_cannot_be_used_are_refused(encoder, tmp_path):
     with pytest.raises(InputError, match=r"latin\.txt: not a UTF-8 text file"):
         read_labels(str(tmp_path / "latin.txt"))
     with pytest.raises(InputError, match="'view' is the name of another column"):
-        from radscale.probing.embedding_output import check_output
-
         check_output(tmp_path / "e.parquet", ("embedding",), ("view", "b"))
