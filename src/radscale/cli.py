@@ -773,6 +773,79 @@ def _parse_point(text: str) -> tuple[float, float]:
 
 
 @app.command()
+def embed(
+    encoder: Annotated[Path, typer.Argument(help="Checkpoint, or open weights with --model.")],
+    images: Annotated[
+        Path, typer.Argument(help="Folder (PNG, JPEG, TIFF, DICOM), dataset, list of paths (.txt, .csv) or one image.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="New .parquet, .safetensors, or .csv (scores of --labels only).")],
+    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="embedding, mean (of patches), patches, maps; several with commas.  \\[default: embedding; .csv: none]",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help='Zero-shot scores: "Pneumonia,Pleural Effusion", or a file, one a line.', show_default=False),
+    ] = None,
+    view: Annotated[str, typer.Option(help="In the label texts: auto, AP, PA, lateral, frontal, none.")] = "auto",
+    prompt: Annotated[str | None, typer.Option(help="Label text.  \\[default: x-ray chest {view} {label}]")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a dataset: train, validation, test.", show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in one pass.")] = 32,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Threads that read images.  \\[default: 2, GPU: up to 16]", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = "32-true",
+    dtype: Annotated[str, typer.Option(help="Of patches and maps on disk: float16 or float32.")] = "float16",
+    parts: Annotated[bool, typer.Option("--parts", help="Make OUT a folder of parts instead of one file.")] = False,
+) -> None:
+    """Embeddings or patch features of many images, and zero-shot scores. Killed and run again, it goes on where it was.
+
+    Images that cannot be used are listed in STEM.exclusions.parquet. docs/embedding.md tells how to read the files.
+    """
+    from radscale.probing import EmbeddingConfig, run_embedding
+    from radscale.probing.zero_shot import read_labels
+
+    wanted = features if features is not None else ("" if out.suffix == ".csv" and labels else "embedding")
+    given = {
+        "features": tuple(name.strip() for name in wanted.split(",") if name.strip()),
+        "labels": tuple(read_labels(labels)) if labels is not None else (),
+        "prompt": prompt,
+        "view": view,
+        "batch_size": batch_size,
+        "precision": precision,
+        "dtype": dtype,
+    }
+    config = EmbeddingConfig(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+    with _progress("embed") as progress:
+        facts = run_embedding(
+            config,
+            encoder=(model, encoder) if model else encoder,
+            images=images,
+            out=out,
+            split=split,
+            parts=parts,
+            device=device,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    excluded = ", ".join(f"{count} {reason}" for reason, count in facts["excluded"].items())
+    line = f"{facts['images']} images, {sum(facts['excluded'].values())} excluded"
+    line += f" ({excluded}; see {facts['exclusions']})" if excluded else ""
+    line += (
+        f"; {facts['images_per_second']:.1f} images/s, the encoder waited for images {facts['waiting_share']:.0%} of the time"
+    )
+    line += f"; {facts['resumed']} were there from an earlier run" if facts["resumed"] else ""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
 def bench(
     part: Annotated[str | None, typer.Argument(help="What to measure; none: list the parts.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write .json or .md.", show_default=False)] = None,

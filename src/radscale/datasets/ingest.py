@@ -7,7 +7,6 @@ the inputs, so the result does not depend on how many workers there are.
 import hashlib
 import json
 import multiprocessing
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from radscale.datasets.deidentification import parse_date, pseudonym, scrub_text
 from radscale.datasets.dicom import read_dicom
 from radscale.datasets.exclusions import Excluded
+from radscale.datasets.files import files_below, prepare_pixels
 from radscale.datasets.images import ImageEntry, image_entries, read_image_file
 from radscale.datasets.labels import STATES
 from radscale.datasets.manifest import (
@@ -33,7 +33,6 @@ from radscale.datasets.manifest import (
     manifest_schema,
     rank_column,
 )
-from radscale.datasets.resize import normalise_to_8bit, resize_shorter_side
 from radscale.datasets.shards import ShardWriter, encode_png
 from radscale.datasets.splits import patient_split
 from radscale.datasets.subsets import subset_ranks
@@ -44,7 +43,6 @@ Progress = Callable[[int, int, str], None]
 SECTIONS = ("indication", "comparison", "findings", "impression")
 CARE_SETTINGS = ("inpatient", "outpatient", "emergency")
 NOT_IMAGES = (".csv", ".json", ".png", ".parquet", ".txt", ".md")
-MAX_SIDE_RATIO = 5
 REPORT_COLUMNS = {"accession_number": "accession_number", "report": "report"}
 
 
@@ -207,24 +205,6 @@ def _decode_all(reader: "_DicomSource | _ImageSource", num_workers: int) -> Iter
         yield from pool.imap(reader.decode, reader.inputs, chunksize=8)
 
 
-def _prepare(pixels: np.ndarray, valid: np.ndarray | None, config: IngestConfig, pixel_aspect: float = 1.0) -> np.ndarray:
-    """Resize first, then scale to 8 bit, as RAD-DINO's data were made; padding takes the lowest value of the image."""
-    height, width = pixels.shape
-    if min(height, width) < config.min_size_px:
-        raise Excluded("too_small", f"{width} x {height} px, the least is {config.min_size_px}")
-    if max(height * pixel_aspect, width) > MAX_SIDE_RATIO * min(height * pixel_aspect, width):
-        raise Excluded("unsupported", f"{width} x {height} px: one side is more than {MAX_SIDE_RATIO} times the other")
-    if valid is not None:
-        pixels = np.where(valid, pixels, pixels[valid].min())
-    # Before the resize: its rounding would make a flat image look like a very noisy one.
-    if pixels.min() == pixels.max():
-        raise Excluded("constant_image", "all pixels have one value")
-    image = normalise_to_8bit(resize_shorter_side(pixels, config.image_size_px, pixel_aspect=pixel_aspect))
-    if image is None:
-        raise Excluded("constant_image", "all pixels have one value")
-    return image
-
-
 def _encode(image: np.ndarray, item: _Decoded) -> _Decoded:
     item.png = encode_png(image)
     item.digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
@@ -237,7 +217,7 @@ class _DicomSource:
 
     def __init__(self, config: IngestConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        files = _files_below(folder)
+        files = files_below(folder)
         skipped = [name for name in files if Path(name).suffix.lower() in NOT_IMAGES]
         self.inputs = sorted(set(files) - set(skipped))
         self.not_read = dict(sorted(Counter(Path(name).suffix.lower() for name in skipped).items()))
@@ -315,31 +295,20 @@ class _DicomSource:
         return labels
 
 
-def _files_below(folder: Path) -> list[str]:
-    """Relative paths of all that is not a folder. Links to folders are followed, each folder is entered once.
-
-    A folder that cannot be listed is itself in the list, so that it becomes an exclusion and not a silence.
-    """
-    found: list[str] = []
-    closed: list[str] = []
-    entered: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=lambda error: closed.append(str(error.filename))):
-        folders.sort()
-        if os.path.realpath(place) in entered:
-            folders.clear()
-            continue
-        entered.add(os.path.realpath(place))
-        found += [os.path.join(place, name) for name in files]
-    return [Path(path).relative_to(folder).as_posix() for path in (*found, *closed)]
-
-
 def _decode_dicom(folder: Path, config: IngestConfig, name: str) -> _Decoded:
     item = _Decoded(key=name)
     try:
         image = read_dicom(folder / name)
         if not image.patient_id:
             raise Excluded("no_patient", "no Patient ID (0010,0020): the image cannot be put into a split")
-        _encode(_prepare(image.pixels, image.valid, config, image.pixel_aspect), item)
+        pixels = prepare_pixels(
+            image.pixels,
+            image.valid,
+            size_px=config.image_size_px,
+            min_size_px=config.min_size_px,
+            pixel_aspect=image.pixel_aspect,
+        )
+        _encode(pixels, item)
     except Excluded as verdict:
         item.excluded = (verdict.reason, str(verdict))
         return item
@@ -418,7 +387,8 @@ def _decode_image(folder: Path, config: IngestConfig, entry: ImageEntry) -> _Dec
     try:
         if not entry.patient:
             raise Excluded("no_patient", "no patient id in its row: the image cannot be put into a split")
-        _encode(_prepare(read_image_file(folder / entry.path), None, config), item)
+        pixels = read_image_file(folder / entry.path)
+        _encode(prepare_pixels(pixels, size_px=config.image_size_px, min_size_px=config.min_size_px), item)
     except Excluded as verdict:
         item.excluded = (verdict.reason, str(verdict))
         return item

@@ -118,6 +118,7 @@ class OneBar:
         )
         self.progress = Progress(*columns, console=console, transient=True, disable=not self.live)
         self.last = 0.0
+        self.first: tuple[float, int] | None = None
 
     def __enter__(self) -> "OneBar":
         self.progress.start()
@@ -131,6 +132,9 @@ class OneBar:
     def __call__(self, done: int, total: int, what: str) -> None:
         self.progress.update(self.task, completed=done, total=total, description=f"{self.title} [dim]{what}")
         now = time.monotonic()
+        # A resumed command does not begin at 0.
+        began, before = self.first = self.first or (now, done)
         if not self.live and now - self.last > 30:
             self.last = now
-            self.console.print(f"{self.title}: {done}/{total} {what}", highlight=False)
+            left = f", about {(now - began) / (done - before) * (total - done):.0f} s left" if done > before else ""
+            self.console.print(f"{self.title}: {done}/{total} {what}{left}", highlight=False)

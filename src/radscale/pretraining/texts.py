@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radscale.datasets.views import view_word
 from radscale.pretraining.config import TextOptions
-
-VIEW_WORDS = {"AP": "anteroposterior", "PA": "posteroanterior", "LATERAL": "lateral"}
 
 
 def view_prefix(view_position: str, view: str) -> str:
     """`x-ray chest anteroposterior`, in the style that MedImageInsight was trained with."""
-    word = VIEW_WORDS.get(view_position) or (view if view in ("frontal", "lateral") else "")
-    return f"x-ray chest {word}".strip()
+    return f"x-ray chest {view_word(view_position, view)}".strip()
 
 
 def report_text(sections: Mapping[str, str], options: TextOptions) -> str:

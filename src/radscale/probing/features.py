@@ -5,9 +5,7 @@ epochs and every seed and task then read the result.
 """
 
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +17,7 @@ from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.models.encoder import Encoder
 from radscale.models.feature_pyramid import normalise_to_grid
+from radscale.probing.reading import read_ahead
 
 Progress = Callable[[int, int, str], None]
 
@@ -70,7 +69,9 @@ class ComputedFeatures:
         Raises:
             InputError: the encoder gives infinite or undefined numbers.
         """
-        for images in self._read_ahead(self._rows[positions]):
+        rows = self._rows[positions]
+        batches = (rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size))
+        for images in read_ahead(self._dataset.read_images, batches, self._num_workers, depth=2 * self._num_workers):
             # Not inference mode: autograd must be able to save these tensors for the probe's backward pass.
             with torch.no_grad():
                 maps = self._encoder.forward_features(self._encoder.preprocess(images).to(self.device))
@@ -81,21 +82,6 @@ class ComputedFeatures:
                     "check its weights, or train it again with a lower learning rate"
                 )
             yield normed.flatten(2).transpose(1, 2)
-
-    def _read_ahead(self, rows: np.ndarray) -> Iterator[list[np.ndarray]]:
-        """Images of each batch in order, up to `2 * num_workers` batches ahead of the encoder."""
-        batches = [rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size)]
-        if self._num_workers == 0:
-            yield from map(self._dataset.read_images, batches)
-            return
-        with ThreadPoolExecutor(self._num_workers) as pool:
-            waiting: deque[Future[list[np.ndarray]]] = deque()
-            for batch in batches:
-                waiting.append(pool.submit(self._dataset.read_images, batch))
-                if len(waiting) > 2 * self._num_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
 
 
 class CachedFeatures:

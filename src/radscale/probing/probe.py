@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from radscale.datasets import Dataset, read_label_table
-from radscale.errors import InputError
 from radscale.models import Encoder
 from radscale.probing.classifier import ProbeShape, StackedProbe, predict, train_probe
 from radscale.probing.config import ProbeConfig
+from radscale.probing.devices import choose_device
 from radscale.probing.features import (
     CachedFeatures,
     ComputedFeatures,
@@ -66,7 +66,7 @@ def run_probing(
         InputError: no image of the chosen views, a task set of which nothing can be evaluated, a feature cache beyond its
             limit or the free disk.
     """
-    run_device = _choose_device(device)
+    run_device = choose_device(device)
     data = Dataset(dataset)
     plans, excluded = plan_task_sets(config, data, read_label_table(labels))
     train_rows = np.unique(np.concatenate([plan.train.rows for plan in plans]))
@@ -171,16 +171,6 @@ def _save_probe(probe: StackedProbe, seeds: Sequence[int], tasks: Sequence[str],
         for name, tensor in probe.unstack(index).state_dict().items()
     }
     save_file(tensors, path, metadata={"tasks": " ".join(tasks)})
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"device is '{device}': choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but torch finds no GPU; use auto or cpu")
-    return torch.device(device)
 
 
 @torch.inference_mode()
