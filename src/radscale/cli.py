@@ -307,9 +307,9 @@ def _labels_of(dataset: Path, labels: Path | None) -> Path:
 def pretrain(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     objective: Annotated[str, typer.Option(help="clip, unicl or dinov2.")],
-    init: Annotated[Path, typer.Option(help="Weights to continue: checkpoint, or open weights with --model.")],
+    init: Annotated[Path, typer.Option(help="Weights to continue: checkpoint or open weights.")],
     out: NewOut,
-    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    model: ModelOption = None,
     size: Annotated[int | None, typer.Option(help="Images of the nested subset.  \\[default: all]", show_default=False)] = None,
     replicate: Annotated[int, typer.Option(min=0, help="Which random subset.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Budget in epochs of the subset.", show_default=False)] = None,
@@ -354,11 +354,11 @@ def _remove(folder: Path) -> None:
 
 @app.command()
 def probe(
-    encoder: Annotated[Path, typer.Argument(help="Checkpoint, or open weights with --model.")],
+    encoder: Annotated[Path, typer.Argument(help="Checkpoint or open weights: file or folder.")],
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     out: NewOut,
     task: Annotated[list[str] | None, typer.Option(help="findings, tubes, all, or task names.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    model: ModelOption = None,
     labels: Annotated[
         Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
     ] = None,
@@ -774,12 +774,12 @@ def _parse_point(text: str) -> tuple[float, float]:
 
 @app.command()
 def embed(
-    encoder: Annotated[Path, typer.Argument(help="Checkpoint, or open weights with --model.")],
+    encoder: Annotated[Path, typer.Argument(help="Checkpoint or open weights: file or folder.")],
     images: Annotated[
         Path, typer.Argument(help="Folder (PNG, JPEG, TIFF, DICOM), dataset, list of paths (.txt, .csv) or one image.")
     ],
     out: Annotated[Path, typer.Option("--out", help="New .parquet, .safetensors, or .csv (scores of --labels only).")],
-    model: Annotated[str | None, typer.Option(help="medimageinsight, rad-dino or dinov2.", show_default=False)] = None,
+    model: ModelOption = None,
     features: Annotated[
         str | None,
         typer.Option(

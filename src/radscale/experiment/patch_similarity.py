@@ -105,30 +105,15 @@ def read_grey(path: Path, name: str | None = None) -> np.ndarray:
     Raises:
         InputError: the file cannot be read, or has one value only.
     """
-    from radscale.datasets.dicom import read_dicom
     from radscale.datasets.exclusions import Excluded
-    from radscale.datasets.images import read_image_file
-    from radscale.datasets.resize import normalise_to_8bit, resize_shorter_side
+    from radscale.datasets.files import read_grey_image
 
-    name = name or str(path)
     if not path.is_file():
-        raise InputError(f"{name}: no such image file; correct the path")
+        raise InputError(f"{name or path}: no such image file; correct the path")
     try:
-        if path.suffix.lower() in (".dcm", ".dicom", ""):
-            image = read_dicom(path)
-            pixels = image.pixels
-            if image.valid is not None:
-                pixels = np.where(image.valid, pixels, pixels[image.valid].min())
-            if image.pixel_aspect != 1:
-                pixels = resize_shorter_side(pixels, min(pixels.shape), pixel_aspect=image.pixel_aspect)
-        else:
-            pixels = read_image_file(path)
+        return read_grey_image(path).pixels
     except Excluded as verdict:
-        raise InputError(f"{name}: {verdict}") from None
-    grey = normalise_to_8bit(pixels)
-    if grey is None:
-        raise InputError(f"{name}: all pixels have one value; there is nothing to compare")
-    return grey
+        raise InputError(f"{name or path}: {verdict}; take another image") from None
 
 
 def feature_maps(encoder: "Encoder", image: np.ndarray) -> "tuple[list[np.ndarray], Box]":

@@ -37,8 +37,8 @@ from radscale.probing.embedding_sources import ArraySource, ImageSource, open_so
 from radscale.probing.features import Progress
 from radscale.probing.reading import read_ahead
 from radscale.probing.zero_shot import PROMPT, ZeroShotClassifier, named_view
-from radscale.training.checkpointing import write_atomically
 from radscale.training.open_weights import load_encoder
+from radscale.training.weight_files import write_atomically
 
 FEATURES = ("embedding", "mean", "patches", "maps")
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
