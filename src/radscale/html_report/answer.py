@@ -203,8 +203,7 @@ def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], tra
             f"{points(MIN_GAIN)} points or more, with an interval above zero"
         )
         reasons += f" ({', '.join(pays[:3])}{', …' if len(pays) > 3 else ''})" if pays else ""
-        reasons += f", {done} {'is' if done == 1 else 'are'} near saturation "
-        reasons += "(even the upper limit is below that)."
+        reasons += f", {done or 'none'} {'are' if done > 1 else 'is'} near saturation (even the upper limit is below that)."
     return Answer(question, verdict, reasons)
 
 

@@ -661,7 +661,7 @@ def gain_by_cost_figure(
     *,
     title: str = "",
     xlabel: str = "compute of one encoder (log scale)",
-    ylabel: str = "difference to the open weights, AUPRC points",
+    ylabel: str = "difference to open weights, points",
     scale: float = 100.0,
     styles: Styles = None,
 ) -> Figure:

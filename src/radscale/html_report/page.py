@@ -393,7 +393,9 @@ def _fit_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
         rows.append(
             {
                 "arm": arms[row["arm"]]["label"],
-                "law": row["note"] if refused else f"{100 * row['alpha']:.2f} · n^{_exponent(row['k'])}",
+                "note": row["note"] if refused else "",
+                "alpha": f"{100 * row['alpha']:.2f}",
+                "exponent": _exponent(row["k"]),
                 "k": "–" if refused else "{} [{}, {}]".format(*(_exponent(row[name]) for name in ("k", "k_low", "k_high"))),
                 "encoders": sizes,
                 "target": points(row["target"]),
