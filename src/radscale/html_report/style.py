@@ -74,13 +74,14 @@ class ArmStyle:
 
 
 def arm_styles(trained: Sequence[str], open_weights: Sequence[str] = ()) -> dict[str, ArmStyle]:
-    """Styles by label: trained arms in the palette's order, open weights in grey."""
+    """Styles by label: trained arms in the palette's order, open weights in ink."""
     styles = {
         label: ArmStyle(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index, label in enumerate(trained)
     }
     for index, label in enumerate(open_weights):
         dashes, marker = OPEN_DASHES[index % len(OPEN_DASHES)], OPEN_MARKERS[index % len(OPEN_MARKERS)]
-        styles[label] = ArmStyle(GREY, marker, dashes, open_weights=True)
+        # Nearly black: to who sees no green, green is grey.
+        styles[label] = ArmStyle(INK, marker, dashes, open_weights=True)
     return styles
 
 
