@@ -118,7 +118,7 @@ def _text(value: Any) -> str:
 
 def _with(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], evaluation: str) -> Iterator[dict[str, Any]]:
     for row in rows:
-        yield {"evaluation": evaluation, **row}
+        yield {**row, "evaluation": evaluation}
 
 
 def collect_scores(paths: Sequence[Path]) -> dict[str, RunScores]:
@@ -265,7 +265,7 @@ def _scaling(results: list[dict[str, Any]], arms: Mapping[str, Mapping[str, Any]
         tables["fits"].append({"task": task, "arm": arm, "open_weights_arm": open_arm, **row})
         if fit is not None:
             tables["curves"] += [{"task": task, "arm": arm, **point} for point in curve_rows(fit, num_points=NUM_CURVE_POINTS)]
-        tables["data_plan"].append({"task": task, "arm": arm, **_plan_row(curve)})
+        tables["data_plan"].append(_plan_row(curve))
     return tables
 
 
@@ -303,14 +303,10 @@ def _verdict(beats: float, smallest: float, largest: float) -> str:
 
 
 def _plan_row(curve: Curve) -> dict[str, Any]:
-    """What `EXTRAPOLATION` times the largest size brings. An AUPRC ends at 1, whatever a law says."""
+    """What `EXTRAPOLATION` times the largest size brings."""
     size = float(curve.sizes.max())
-    (plan,) = plan_data([curve], (EXTRAPOLATION - 1) * size, form=FORM)
-    gain, low, high = (min(value, 1 - plan.current) for value in (plan.gain, plan.low, plan.high))
-    return {
-        **{name: getattr(plan, name) for name in ("current", "verdict", "samples_for_gain", "note")},
-        **{"form": FORM, "current_size": size, "next_size": EXTRAPOLATION * size, "gain": gain, "low": low, "high": high},
-    }
+    (plan,) = plan_data([curve], (EXTRAPOLATION - 1) * size, form=FORM, best_score=1.0)
+    return {**vars(plan), "form": FORM, "current_size": size, "next_size": EXTRAPOLATION * size}
 
 
 def _subgroups(

@@ -63,8 +63,15 @@ class Tables(HTMLParser):
         return [[re.sub(r"\s+", " ", cell).strip() for cell in row] for row in found[1:]]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+GAINS = {
+    "one grows": {"clip": 0.15, "dinov2": -0.02},
+    "none grows": {"clip": 0.0, "dinov2": 0.0},
+    "beyond 1": {"clip": 0.9, "dinov2": 0.02},
+}
+
+
+@pytest.fixture(scope="module", params=list(GAINS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("numbers")
     inputs = ReportInputs(
         title="Numbers",
@@ -72,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         is_phantom=True,
         created="",
         radscale_version="0",
-        analysis=analyse(base, {"clip": 0.15, "dinov2": -0.02}),
+        analysis=analyse(base, GAINS[request.param]),
         arms=ARMS,
         evaluations=[{"name": "findings", "label": "Findings", "tasks": TASKS, "headline": True, "note": ""}],
     )
@@ -123,6 +130,12 @@ def encoders(csv: dict[str, pd.DataFrame], arm: str, task: str) -> pd.DataFrame:
     return rows.groupby(["subset_size", "replicate"], as_index=False)["auprc"].mean()
 
 
+def leader(csv: dict[str, pd.DataFrame]) -> str:
+    """The arm with the highest average at its largest size."""
+    rows = csv["results"].query("task == 'average' and subset_size == 10_000")
+    return str(rows.groupby("arm")["auprc"].mean().idxmax())
+
+
 def law(csv: dict[str, pd.DataFrame], arm: str, task: str) -> tuple[float, float]:
     """alpha and k by numpy's least squares."""
     points = encoders(csv, arm, task)
@@ -147,7 +160,8 @@ def test_the_summary(page: Tables, csv: dict[str, pd.DataFrame]) -> None:
         plan = only(csv["data_plan"], arm=arm, task="average")
         assert more == interval(plan, "gain")
         alpha, k = law(csv, arm, "average")
-        assert plan["gain"] == pytest.approx(alpha * ((10.0 * sizes[-1]) ** k - float(sizes[-1]) ** k), rel=1e-6)
+        now, then = (alpha * (factor * float(sizes[-1])) ** k for factor in (1, 10))
+        assert plan["gain"] == pytest.approx(min(then - now, max(1 - now, 0)), rel=1e-6, abs=1e-9)
 
 
 def test_the_laws_and_the_size_that_beats_the_open_model(page: Tables, csv: dict[str, pd.DataFrame]) -> None:
@@ -236,16 +250,23 @@ def test_every_subgroup(page: Tables, csv: dict[str, pd.DataFrame]) -> None:
 
 def test_the_gains_of_more_data_task_by_task(page: Tables, csv: dict[str, pd.DataFrame]) -> None:
     (label,) = (text for text in page.figures if text.startswith("Expected gain of each task"))
-    for task, row in csv["data_plan"].query("arm == 'clip'").set_index("task").iterrows():
+    arm = leader(csv)
+    assert f"Findings: {ARMS[arm]['label']}, from 10,000 to 100,000 images" in page.text
+    rows = csv["data_plan"].query("arm == @arm").set_index("task")
+    for task, row in rows.iterrows():
         name = next(name for name, key in TASK_OF.items() if key == task)
         assert f"{name} {interval(row, 'gain')}" in label
-        alpha, k = law(csv, "clip", str(task))
+        alpha, k = law(csv, arm, str(task))
         assert row["next_size"] == 10 * row["current_size"] == 100_000
         assert row["current"] == pytest.approx(alpha * 1e4**k, rel=1e-6)
-        assert row["gain"] == pytest.approx(min(alpha * (1e5**k - 1e4**k), 1 - row["current"]), rel=1e-6)
-        assert row["low"] <= row["gain"] <= row["high"] <= 1 - row["current"] + 1e-9
+        assert row["gain"] == pytest.approx(min(alpha * (1e5**k - 1e4**k), max(1 - row["current"], 0)), rel=1e-6)
+        assert row["low"] <= row["gain"] <= row["high"] <= max(1 - row["current"], 0) + 1e-9
         pays = row["gain"] >= 0.005 and row["low"] > 0
         assert row["verdict"] == ("pays" if pays else "saturated" if row["high"] < 0.005 else "unclear")
+    tasks = rows.drop("average")
+    figure = page.text[page.text.index("What more data would bring, task by task") : page.text.index("has the highest mean")]
+    assert ("near saturation" in figure) == (tasks["verdict"] == "saturated").any()
+    assert ("gain shown" in figure) == ((tasks["verdict"] != "saturated") & (tasks["low"] > 0)).any()
 
 
 def test_the_answer_in_words_has_the_numbers_of_the_tables(page: Tables, csv: dict[str, pd.DataFrame]) -> None:
@@ -255,5 +276,6 @@ def test_the_answer_in_words_has_the_numbers_of_the_tables(page: Tables, csv: di
         assert f"{ARMS[arm]['label']} {interval(against_open(csv, arm, 10_000))}" in answer
         plan = only(csv["data_plan"], arm=arm, task="average")
         assert f"{ARMS[arm]['label']} {interval(plan, 'gain')}" in answer
-    tasks = csv["data_plan"].query("arm == 'clip' and task != 'average'")
+    arm = leader(csv)
+    tasks = csv["data_plan"].query("arm == @arm and task != 'average'")
     assert f"{(tasks['verdict'] == 'pays').sum()} of {len(tasks)} tasks gain 0.5 points or more" in answer
