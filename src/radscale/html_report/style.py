@@ -101,6 +101,16 @@ def readable(colour: str, ratio: float = 5.0) -> str:
     return colour
 
 
+def check_figure_path(path: Path) -> None:
+    """Refuse a name that `save_figure` would refuse, before the work that the figure is for.
+
+    Raises:
+        InputError: a suffix that `save_figure` does not know.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path.name}: figures are written as .svg, .pdf or .png; choose one of these endings")
+
+
 def save_figure(figure: Figure, path: Path, *, dpi: int = 200) -> Path:
     """Write a figure as SVG, PDF or PNG, by the suffix of `path`, and close it.
 
@@ -115,8 +125,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 200) -> Path:
     Raises:
         InputError: another suffix.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path.name}: figures are written as .svg, .pdf or .png; choose one of these endings")
+    check_figure_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".svg":
         text = svg_text(figure, dpi=dpi)
