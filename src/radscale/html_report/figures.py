@@ -25,6 +25,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from radscale.errors import InputError
 from radscale.html_report.style import FAINT, GREY, INK, STYLE, ArmStyle, arm_styles, as_row, save_figure
+from radscale.html_report.tables import signed_points
 
 __all__ = [
     "cost_figure",
@@ -577,7 +578,7 @@ def data_plan_figure(
         axes.text(
             average,
             1 + 0.05 / height,
-            f"average {average:+.1f}".replace("-", "−"),
+            f"average {signed_points(average / 100)}",
             transform=blended_transform_factory(axes.transData, axes.transAxes),
             ha="center",
             va="bottom",

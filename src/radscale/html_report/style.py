@@ -151,8 +151,8 @@ def svg_text(figure: Figure, *, dpi: int = 200) -> str:
     text = text[text.index("<svg") :]
     start, end = text.index("<metadata>"), text.index("</metadata>") + len("</metadata>")
     text = text[:start] + text[end:]
-    # Points to a hundredth are finer than any printer.
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    # Points to a hundredth are finer than any printer; what a reader reads, between the tags, stays.
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), text)
     # matplotlib names every substitute that it knows of; the font itself is embedded.
     return re.sub(rf"'{FONT}'[^;\"]*", f"'{FONT}', sans-serif", text)
 

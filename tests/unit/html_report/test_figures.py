@@ -10,7 +10,7 @@ import pytest
 
 from radscale.errors import InputError
 from radscale.html_report import figures
-from radscale.html_report.style import save_figure
+from radscale.html_report.style import save_figure, svg_text
 
 POINTS = [{"arm": "own", "subset_size": size, "score": score} for size, score in ((1000, 0.4), (10000, 0.45), (100000, 0.5))]
 DIFFERENCE = {"arm": "own", "task": "edema", "difference": 0.02, "low": -0.01, "high": 0.05}
@@ -74,6 +74,13 @@ def test_a_score_that_is_not_known_is_no_point() -> None:
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1000, 10000, 100000]
     with pytest.raises(InputError, match="no point to draw"):
         figures.scaling_figure([{**POINTS[0], "score": None}])
+
+
+def test_places_are_rounded_and_labels_are_not() -> None:
+    rows = [{"arm": "own", "subset_size": size, "score": score} for size, score in ((10, 1.001), (100, 1.002), (1000, 1.003))]
+    text = svg_text(figures.scaling_figure(rows, scale=1, ylabel="loss"))
+    assert {"1.001", "1.002", "1.003"} <= set(re.findall(r">([\d.]+)</text>", text))
+    assert not re.search(r"<[^>]*\d\.\d{3}", text)
 
 
 def test_no_rows_are_refused_in_words() -> None:
