@@ -403,6 +403,9 @@ ScoreTables = Annotated[
 ]
 
 
+FigureOption = Annotated[Path | None, typer.Option("--figure", help="Draw it: .svg, .pdf or .png.", show_default=False)]
+
+
 def _show_table(table: Any, format: str | None, out: Path | None) -> None:
     from radscale.analysis.text_tables import FORMATS, SUFFIXES
 
@@ -449,6 +452,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="auprc or auroc.")] = "auprc",
     checks: Annotated[str, typer.Option(help="Other tests beside it: delong,permutation,wilcoxon.", show_default=False)] = "",
     task: Annotated[list[str] | None, typer.Option(help="Only these tasks.", show_default=False)] = None,
+    figure: FigureOption = None,
     format: FormatOption = None,
     out: TableOutOption = None,
     workers: WorkersOption = None,
@@ -458,7 +462,8 @@ def compare(
     A simple CSV is enough: `sample_id,target,model_a,model_b` with one row per image; add `task` for several tasks (one row
     per image and task), `patient_id` for --by-patient, `seed` for several seeds. Any finite scores will do; only order counts.
     """
-    from radscale.analysis.compare import CompareSettings, compare_all_arms, compare_arms
+    from radscale.analysis.compare import MEAN, METRIC_NAMES, CompareSettings, compare_all_arms, compare_arms
+    from radscale.html_report.style import check_figure_path
 
     settings = CompareSettings(
         num_replicates=replicates,
@@ -474,6 +479,10 @@ def compare(
         raise InputError("name two arms with --a and --b, or take --all")
     if arm and not all_arms:
         raise InputError("--arm chooses among --all; name two arms with --a and --b")
+    if figure is not None:
+        if all_arms:
+            raise InputError("--figure draws the differences of two arms; name them with --a and --b")
+        check_figure_path(figure)
     with _progress_beside("compare") as progress:
         settings = replace(settings, progress=progress)
         if a is not None and b is not None:
@@ -481,6 +490,17 @@ def compare(
         else:
             found = compare_all_arms(table, arm, settings)
     _show_table(found, format, out)
+    if figure is not None:
+        from radscale.html_report.figures import forest_figure
+
+        # Pooled replicates are no test: they are left to the table.
+        rows = [*found.rows, *({**row, "is_average": True} for row in found.footer_rows if row["task"] == MEAN)]
+        drawn = forest_figure(
+            [{**row, "arm": f"{a} minus {b}"} for row in rows],
+            xlabel=f"difference in {METRIC_NAMES[metric]}, points",
+            sides=(f"{b} better", f"{a} better"),
+        )
+        _save_figure(drawn, figure)
 
 
 @app.command()
@@ -500,17 +520,21 @@ def stratify(
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     by_patient: Annotated[bool, typer.Option("--by-patient", help="Draw patients instead of images.")] = False,
     task: Annotated[list[str] | None, typer.Option(help="Only these tasks.", show_default=False)] = None,
+    figure: FigureOption = None,
     format: FormatOption = None,
     out: TableOutOption = None,
     workers: WorkersOption = None,
 ) -> None:
     """Scores within subgroups (paper, A.9), with what tells a gap in skill from a gap in prevalence."""
     from radscale.analysis.compare import CompareSettings, stratify_table
+    from radscale.html_report.style import check_figure_path
 
     settings = CompareSettings(num_replicates=replicates, seed=seed, by_patient=by_patient, tasks=task, num_workers=workers)
     variables = [name.strip() for name in by.split(",") if name.strip()]
     if not variables:
         raise InputError("--by is empty; name columns, e.g. --by sex,age")
+    if figure is not None:
+        check_figure_path(figure)
     with _progress_beside("stratify") as progress:
         found = stratify_table(
             table,
@@ -522,6 +546,19 @@ def stratify(
             settings=replace(settings, progress=progress),
         )
     _show_table(found, format, out)
+    if figure is not None:
+        from radscale.html_report.figures import subgroup_figure
+
+        scored = [row for row in found.rows if "auprc" in row]
+        rows = [{**row, "low": row["auprc_low"], "high": row["auprc_high"]} for row in scored]
+        _save_figure(subgroup_figure(rows, open_weights=[reference] if reference else []), figure)
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    from radscale.html_report.style import save_figure
+
+    save_figure(figure, path)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 ResultsArgument = Annotated[
@@ -546,7 +583,6 @@ ArmsOption = Annotated[list[str] | None, typer.Option("--arm", help="Only these 
 TasksOption = Annotated[list[str] | None, typer.Option("--task", help="Only these tasks.", show_default=False)]
 EvaluationOption = Annotated[str | None, typer.Option("--evaluation", help="Only this evaluation.", show_default=False)]
 LowerOption = Annotated[bool, typer.Option("--lower-is-better", help="The score is a loss.")]
-FigureOption = Annotated[Path | None, typer.Option("--figure", help="Draw it: .svg, .pdf or .png.", show_default=False)]
 
 
 @app.command()

@@ -11,7 +11,7 @@ import numpy as np
 from radscale.analysis.bootstrap import METRICS, ArmReplicates, Difference, TaskScores, bold_arms, bootstrap_arms
 from radscale.analysis.score_table import ScoreTable, open_scores, read_table
 from radscale.analysis.significance import delong, permutation_test, wilcoxon_over_tasks
-from radscale.analysis.stratification import StratumScore, age_group, stratify
+from radscale.analysis.stratification import SMALL_POSITIVES, StratumScore, age_group, stratify
 from radscale.analysis.text_tables import Column, TextTable, p_value, plain, points, share, signed_points, yes_no
 from radscale.errors import InputError
 
@@ -300,7 +300,7 @@ def stratify_table(
         )
         rows += [_stratum_row(variable, score) for score in scores]
     if any(row["small"] for row in rows):
-        notes.append("small: fewer than 20 positives per task; read the interval, not the number")
+        notes.append(f"small: fewer than {SMALL_POSITIVES} positives per task; read the interval, not the number")
     shown = [
         Column("", "variable", plain, "left"),
         Column("stratum", "stratum", plain, "left"),

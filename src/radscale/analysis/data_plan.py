@@ -59,6 +59,7 @@ def plan_data(
     min_gain: float = MIN_GAIN,
     cost_per_sample: float | None = None,
     larger_is_better: bool = True,
+    best_score: float | None = None,
     level: float = 0.95,
 ) -> list[TaskPlan]:
     """Expected gain of `more` samples on each curve.
@@ -70,6 +71,7 @@ def plan_data(
         min_gain: gain that is worth having, in units of the score.
         cost_per_sample: in any currency; None: no costs.
         larger_is_better: False for losses.
+        best_score: where the score ends (1 for an AUPRC), whatever a law says; None: it has no end.
         level: of the limits.
 
     Raises:
@@ -80,11 +82,20 @@ def plan_data(
             raise InputError(f"{name} is {value:g}; it must be a number above 0")
     if cost_per_sample is not None and not (math.isfinite(cost_per_sample) and cost_per_sample >= 0):
         raise InputError(f"cost_per_sample is {cost_per_sample:g}; it must be 0 or more")
-    return [_plan(curve, more, form, min_gain, cost_per_sample, larger_is_better, level) for curve in curves]
+    if best_score is None:
+        best_score = math.inf if larger_is_better else -math.inf
+    return [_plan(curve, more, form, min_gain, cost_per_sample, larger_is_better, best_score, level) for curve in curves]
 
 
 def _plan(
-    curve: Curve, more: float, form: str, min_gain: float, cost: float | None, larger_is_better: bool, level: float
+    curve: Curve,
+    more: float,
+    form: str,
+    min_gain: float,
+    cost: float | None,
+    larger_is_better: bool,
+    best_score: float,
+    level: float,
 ) -> TaskPlan:
     who = (curve.evaluation, curve.arm, curve.task)
     try:
@@ -95,16 +106,19 @@ def _plan(
     gain, low, high = fit.gain(size, size + more, level)
     if not larger_is_better:
         gain, low, high = -gain, -high, -low
+    current = float(fit.predict(size)[0])
+    room = max(best_score - current if larger_is_better else current - best_score, 0.0)
+    gain, low, high = (min(value, room) for value in (gain, low, high))
     return TaskPlan(
         *who,
         verdict=_verdict(gain, low, high, min_gain),
         current_size=size,
-        current=float(fit.predict(size)[0]),
+        current=current,
         gain=gain,
         low=low,
         high=high,
         cost_per_point=math.nan if cost is None else (cost * more / (100 * gain) if gain > 0 else math.inf),
-        samples_for_gain=_samples_for(fit, size, min_gain),
+        samples_for_gain=_samples_for(fit, size, min_gain) if room >= min_gain else math.inf,
         form=fit.main_form,
     )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from radscale.analysis.scaling_law import LARGEST_SIZE, ScalingLawFit, size_that_reaches
@@ -21,6 +22,23 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def mean_over_seeds(scores: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean of an encoder's scores, one per probe seed, with the limits of Student's t.
+
+    Limits of a single score are that score: nothing tells its spread, so it counts as known.
+
+    Args:
+        scores: (n,), n above 0.
+        level: of the limits.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Estimate(mean, mean, mean)
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from radscale.analysis.data_plan import TaskPlan
-from radscale.analysis.fit_comparison import Estimate, compare_exponents, crossover, size_that_beats
+from radscale.analysis.fit_comparison import Estimate, compare_exponents, crossover, mean_over_seeds, size_that_beats
 from radscale.analysis.results_table import Curve, ResultsTable
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
 from radscale.analysis.text_tables import Column, TextTable, p_value
@@ -98,7 +97,7 @@ def fit_table(
         if target is not None:
             row |= _needed("needed", Estimate(*fit.samples_needed(target, level)))
         if beats is not None:
-            row |= _needed("beats", size_that_beats(fit, _reference(table.reference(beats, item.curve), level), level))
+            row |= _needed("beats", size_that_beats(fit, mean_over_seeds(table.reference(beats, item.curve), level), level))
         rows.append(row)
     columns = [
         *([Column("evaluation", "evaluation", align="left")] if any(row["evaluation"] for row in rows) else []),
@@ -141,15 +140,6 @@ def _parameter_text(fit: ScalingLawFit, name: str, level: float | None) -> str:
 
 def _needed(prefix: str, estimate: Estimate) -> dict[str, float]:
     return {prefix: estimate.value, f"{prefix}_low": estimate.low, f"{prefix}_high": estimate.high}
-
-
-def _reference(scores: np.ndarray, level: float) -> Estimate:
-    """Mean of seeds with its t limits; a single score is taken as known."""
-    mean = float(scores.mean())
-    if len(scores) < 2:
-        return Estimate(mean, mean, mean)
-    half = float(stats.t.ppf(0.5 + level / 2, len(scores) - 1) * scores.std(ddof=1) / math.sqrt(len(scores)))
-    return Estimate(mean, mean - half, mean + half)
 
 
 def _falls(fit: ScalingLawFit) -> bool:
@@ -237,7 +227,7 @@ def reference_rows(item: FittedCurve, table: ResultsTable, beats: str | None, le
     names = [beats] if beats else [arm for evaluation, arm, task in table.references if (evaluation, task) == key]
     rows = []
     for name in dict.fromkeys(names):
-        value, low, high = _reference(table.reference(name, item.curve), level)
+        value, low, high = mean_over_seeds(table.reference(name, item.curve), level)
         rows.append({"label": name, "score": value, "low": low, "high": high})
     return rows
 
@@ -294,7 +284,7 @@ def _or(value: float, other: float) -> float:
 
 
 def _signed(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:+.4f}"
+    return "" if math.isnan(value) else f"{round(value, 4) + 0.0:+.4f}"  # no negative zero
 
 
 def _cost(value: float) -> str:

@@ -1,4 +1,4 @@
-"""From prediction tables to the tables of the answer page: scores, comparisons, fits, curves, subgroups."""
+"""From prediction tables to the tables of the answer page: scores, comparisons, fits, curves, gains of more data, subgroups."""
 
 import csv
 import itertools
@@ -13,9 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radscale.analysis.bootstrap import TaskScores, bootstrap_arms
-from radscale.analysis.fit_tables import curve_rows
+from radscale.analysis.data_plan import plan_data
+from radscale.analysis.fit_comparison import Estimate, mean_over_seeds, size_that_beats
+from radscale.analysis.fit_tables import EXTRAPOLATION, curve_rows
 from radscale.analysis.records import read_predictions, row_keys
 from radscale.analysis.resampling import identity_keys
+from radscale.analysis.results_table import AVERAGE, Curve
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
 from radscale.analysis.stratification import UNKNOWN, strata_of, stratify
 from radscale.errors import InputError
@@ -25,14 +28,18 @@ COLUMNS = {
     "results": "evaluation arm objective subset_size replicate seed task auprc auroc prevalence num_positives num_samples",
     "comparisons": "evaluation arm_a size_a arm_b size_b task difference low high p_value p_holm significant mean_a mean_b "
     "num_bootstrap",
-    "fits": "evaluation task arm form alpha k k_low k_high num_encoders min_size max_size open_weights_arm target "
-    "samples_needed samples_low samples_high verdict note",
+    "fits": "evaluation task arm form alpha k k_low k_high num_encoders min_size max_size open_weights_arm target target_low "
+    "target_high beats beats_low beats_high verdict note",
     "curves": "evaluation task arm subset_size estimate low high extrapolated",
-    "subgroups": "evaluation arm subset_size variable stratum auprc low high auroc prevalence num_positives num_samples small",
+    "data_plan": "evaluation task arm form current_size next_size current gain low high verdict samples_for_gain note",
+    "subgroups": "evaluation arm subset_size variable stratum auprc low high auroc prevalence num_positives num_tasks "
+    "num_samples small",
     "excluded_tasks": "evaluation task reason",
 }
 Progress = Callable[[int, int, str], None]
 NUM_CURVE_POINTS = 40
+FORM = "power"
+"""The paper's law, for curves, exponents and what follows from them: one account of the data on one page."""
 
 
 @dataclass
@@ -57,7 +64,7 @@ def summarise(
     excluded_tasks: Sequence[Mapping[str, str]] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Write results, comparisons, fits, curves, subgroups and excluded_tasks as CSV files into `out`.
+    """Write one CSV file for each name in `COLUMNS` files into `out`.
 
     Args:
         evaluations: prediction tables by evaluation.
@@ -83,9 +90,8 @@ def summarise(
         if progress is not None:
             progress(4 * index + 2, 4 * len(evaluations), f"scaling laws of {evaluation}")
         results = [row for row in tables["results"] if row["evaluation"] == evaluation]
-        fits, curves = _fits(results, arms)
-        tables["fits"] += list(_with(fits, evaluation))
-        tables["curves"] += list(_with(curves, evaluation))
+        for name, rows in _scaling(results, arms).items():
+            tables[name] += list(_with(rows, evaluation))
         if progress is not None:
             progress(4 * index + 3, 4 * len(evaluations), f"subgroups of {evaluation}")
         subgroups = _subgroups(scores, arms, manifests[evaluation], num_bootstrap, seed)
@@ -112,7 +118,7 @@ def _text(value: Any) -> str:
 
 def _with(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], evaluation: str) -> Iterator[dict[str, Any]]:
     for row in rows:
-        yield {"evaluation": evaluation, **row}
+        yield {**row, "evaluation": evaluation}
 
 
 def collect_scores(paths: Sequence[Path]) -> dict[str, RunScores]:
@@ -241,60 +247,66 @@ def _pairs(
     yield from itertools.combinations(opened, 2)
 
 
-def _fits(
-    results: list[dict[str, Any]], arms: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    fits, curves = [], []
-    tasks = ["average", *dict.fromkeys(row["task"] for row in results if row["task"] != "average")]
-    for task in tasks:
-        by_arm: dict[str, list[dict[str, Any]]] = {}
-        for row in results:
-            if row["task"] == task:
-                by_arm.setdefault(row["arm"], []).append(row)
-        for arm, facts in arms.items():
-            open_arm = facts["open_weights_arm"]
-            if open_arm is None or arm not in by_arm:
-                continue
-            reference = [row["auprc"] for row in by_arm.get(open_arm, [])]
-            target = float(np.mean(reference)) if reference else math.nan
-            row, fit = _fit_row(by_arm[arm], target)
-            fits.append({"task": task, "arm": arm, "open_weights_arm": open_arm, "target": target, **row})
-            if fit is not None:
-                curves += [{"task": task, "arm": arm, **point} for point in curve_rows(fit, num_points=NUM_CURVE_POINTS)]
-    return fits, curves
+def _scaling(results: list[dict[str, Any]], arms: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """`fits`, `curves` and `data_plan` of every trained arm on every task, the average first."""
+    tables: dict[str, list[dict[str, Any]]] = {"fits": [], "curves": [], "data_plan": []}
+    by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in results:
+        by_model.setdefault((row["task"], row["arm"]), []).append(row)
+    for task, arm in itertools.product(dict.fromkeys([AVERAGE, *(row["task"] for row in results)]), arms):
+        open_arm, rows = arms[arm]["open_weights_arm"], by_model.get((task, arm))
+        if open_arm is None or rows is None:
+            continue
+        sizes, scores = (np.array([row[name] for row in rows]) for name in ("subset_size", "auprc"))
+        curve = Curve("", arm, task, sizes, scores, [str(row["replicate"]) for row in rows])
+        opened = [row["auprc"] for row in by_model.get((task, open_arm), [])]
+        target = mean_over_seeds(opened) if opened else Estimate(math.nan, math.nan, math.nan)
+        row, fit = _fit_row(curve, target)
+        tables["fits"].append({"task": task, "arm": arm, "open_weights_arm": open_arm, **row})
+        if fit is not None:
+            tables["curves"] += [{"task": task, "arm": arm, **point} for point in curve_rows(fit, num_points=NUM_CURVE_POINTS)]
+        tables["data_plan"].append(_plan_row(curve))
+    return tables
 
 
-def _fit_row(rows: list[dict[str, Any]], target: float) -> tuple[dict[str, Any], ScalingLawFit | None]:
-    sizes = [row["subset_size"] for row in rows]
-    facts: dict[str, Any] = {"form": "power", "min_size": min(sizes), "max_size": max(sizes)}
-    facts["num_encoders"] = len({(row["subset_size"], row["replicate"]) for row in rows})
+def _fit_row(curve: Curve, target: Estimate) -> tuple[dict[str, Any], ScalingLawFit | None]:
+    smallest, largest = int(curve.sizes.min()), int(curve.sizes.max())
+    facts: dict[str, Any] = {"form": FORM, "min_size": smallest, "max_size": largest}
+    facts["num_encoders"] = len(set(zip(curve.sizes.tolist(), curve.encoders, strict=True)))
+    facts |= {"target": target.value, "target_low": target.low, "target_high": target.high}
     try:
-        scores, encoders = [row["auprc"] for row in rows], [row["replicate"] for row in rows]
-        fit = fit_scaling_law(sizes, scores, groups=encoders, larger_is_better=True)
+        fit = fit_scaling_law(curve.sizes, curve.scores, FORM, curve.encoders, larger_is_better=True)
     except InputError as error:
         return {**facts, "verdict": "no fit", "note": str(error)}, None
     low, high = fit.parameter_interval("k")
-    needed = fit.samples_needed(target) if math.isfinite(target) else (math.nan,) * 3
+    beats = size_that_beats(fit, target) if math.isfinite(target.value) else target
     return {
         **facts,
         **fit.parameters,
         "k_low": low,
         "k_high": high,
-        "samples_needed": needed[0],
-        "samples_low": needed[1],
-        "samples_high": needed[2],
-        "verdict": _verdict(needed[0], min(sizes), max(sizes)),
+        "beats": beats.value,
+        "beats_low": beats.low,
+        "beats_high": beats.high,
+        "verdict": _verdict(beats.value, smallest, largest),
     }, fit
 
 
-def _verdict(needed: float, smallest: float, largest: float) -> str:
-    if math.isnan(needed):
+def _verdict(beats: float, smallest: float, largest: float) -> str:
+    if math.isnan(beats):
         return "no open weights"
-    if math.isinf(needed):
+    if math.isinf(beats):
         return "not reached"
-    if needed <= smallest:
+    if beats <= smallest:
         return "below smallest"
-    return "within range" if needed <= largest else "extrapolated"
+    return "within range" if beats <= largest else "extrapolated"
+
+
+def _plan_row(curve: Curve) -> dict[str, Any]:
+    """What `EXTRAPOLATION` times the largest size brings."""
+    size = float(curve.sizes.max())
+    (plan,) = plan_data([curve], (EXTRAPOLATION - 1) * size, form=FORM, best_score=1.0)
+    return {**vars(plan), "form": FORM, "current_size": size, "next_size": EXTRAPOLATION * size}
 
 
 def _subgroups(
@@ -338,6 +350,7 @@ def _subgroups(
                     "auroc": score.auroc.observed,
                     "prevalence": score.prevalence,
                     "num_positives": score.num_positives,
+                    "num_tasks": score.num_tasks,
                     "num_samples": score.num_samples,
                     "small": score.small,
                 }

@@ -33,7 +33,7 @@ VERSIONS = {
     "budget": 2,
     "pretraining": 2,
     "probing": 2,
-    "analysis": 2,
+    "analysis": 3,
     "pictures": 1,
     "similarity": 2,
 }

@@ -5,16 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from radscale.html_report.rows import (
-    MORE,
-    UNPREDICTABLE,
-    Arms,
-    data_plan_rows,
-    expected_gain,
-    fit_of,
-    open_arms,
-    trained_arms,
-)
+from radscale.analysis.data_plan import MIN_GAIN
+from radscale.analysis.fit_tables import EXTRAPOLATION
+from radscale.html_report.rows import Arms, data_plan_rows, fit_of, open_arms, plan_of, tells, trained_arms
 from radscale.html_report.tables import AnalysisTables, Row, count, mean, points, signed_points
 
 
@@ -93,34 +86,34 @@ def _beats_open(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answe
         undecided = [row["high"] for row in rows.values() if _sign(row) == 0]
         if undecided:
             reasons += f" A gain above {points(max(max(undecided), 0.0))} points is unlikely at this size."
-    meets = {arms[arm]["label"]: text for arm in rows if (text := needed_in_words(tables, arm))}
-    known = [f"{label}: {text}" for label, text in meets.items() if text != UNKNOWN]
+    beating = {arms[arm]["label"]: text for arm in rows if (text := beats_in_words(tables, arm))}
+    known = [f"{label}: {text}" for label, text in beating.items() if text != UNKNOWN]
     if known:
-        reasons += f" Where the fitted curve meets the open model: {'; '.join(known)}."
-    elif meets:
-        reasons += " Where a fitted curve would meet the open model cannot be told from these encoders."
+        reasons += f" From where on the fitted curve beats the open model: {'; '.join(known)}."
+    elif beating:
+        reasons += " From where on a fitted curve would beat the open model cannot be told from these encoders."
     return Answer(question, verdict, reasons)
 
 
 UNKNOWN = "cannot be told"
 
 
-def needed_in_words(tables: AnalysisTables, arm: str) -> str:
-    """Where the fitted curve of the average meets the open model."""
+def beats_in_words(tables: AnalysisTables, arm: str) -> str:
+    """From where on the fitted curve of the average beats the open model."""
     fit = fit_of(tables, arm, "average")
-    if fit is None or math.isnan(fit["samples_needed"]):
+    if fit is None or math.isnan(fit["beats"]):
         return ""
-    text = needed(fit)
+    text = beats(fit)
     if text.startswith("cannot"):
         return UNKNOWN
     return f"{text} images" if fit["verdict"] != "not reached" else text
 
 
-def needed(fit: Row) -> str:
-    """Images that a fitted curve needs to meet the open weights, with their 95 % interval; short enough for a table."""
-    if fit["verdict"] == "no fit" or math.isnan(fit["samples_needed"]):
+def beats(fit: Row) -> str:
+    """Images from which on a fitted curve beats the open weights, with their 95 % interval; short enough for a table."""
+    if fit["verdict"] == "no fit" or math.isnan(fit["beats"]):
         return "no fit"
-    estimate, low, high, smallest = (fit[name] for name in ("samples_needed", "samples_low", "samples_high", "min_size"))
+    estimate, low, high, smallest = (fit[name] for name in ("beats", "beats_low", "beats_high", "min_size"))
     if low <= smallest and count(high) == "not reached":
         return UNKNOWN
     if count(low) == "not reached":
@@ -176,9 +169,8 @@ def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], tra
     largest = max(max(tables.sizes(arm)) for arm in trained)
     gains, unknown = {}, []
     for arm in trained:
-        fit = fit_of(tables, arm, "average")
-        gain = None if fit is None else expected_gain(fit)
-        if gain is None or gain["high"] - gain["low"] > UNPREDICTABLE:
+        gain = plan_of(tables, arm, "average")
+        if gain is None or not tells(gain):
             unknown.append(arms[arm]["label"])
         else:
             gains[arm] = gain
@@ -186,17 +178,17 @@ def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], tra
         return Answer(question, "Cannot be told from so few encoders and sizes.", "No scaling law could be fitted well enough.")
     up = [arm for arm in gains if gains[arm]["low"] > 0]
     down = [arms[arm]["label"] for arm in gains if gains[arm]["high"] < 0]
-    amount = f"{count(MORE * largest)} images"
+    amount = f"{count(EXTRAPOLATION * largest)} images, {EXTRAPOLATION:g} times what we tried"
     if up:
         best = max(up, key=lambda arm: gains[arm]["gain"])
-        verdict = f"With {amount}, {MORE} times what we tried: about {signed_points(gains[best]['gain'])} points more with "
+        verdict = f"With {amount}: about {signed_points(gains[best]['gain'])} points more with "
         verdict += f"{arms[best]['label']}."
     elif down and len(down) == len(gains):
-        verdict = f"Nothing: with {amount}, {MORE} times what we tried, the fitted scores fall."
+        verdict = f"Nothing: with {amount}, the fitted scores fall."
     else:
-        verdict = f"Nothing that these data can show: with {amount}, {MORE} times what we tried, no gain and a loss both fit."
+        verdict = f"Nothing that these data can show: with {amount}, a gain and a loss both fit."
         if max(gain["high"] for gain in gains.values()) < 0.01:
-            verdict = f"Little: with {amount}, {MORE} times what we tried, less than one point."
+            verdict = f"Little: with {amount}, less than one point."
     listed = "; ".join(f"{arms[arm]['label']} {interval(gain, 'gain')}" for arm, gain in gains.items())
     reasons = f"Expected change of the mean AUPRC in points, extrapolated by the fitted power law, 95 % interval: {listed}."
     if unknown:
@@ -204,13 +196,14 @@ def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], tra
     leader = max(gains, key=lambda arm: mean(tables.scores(arm, max(tables.sizes(arm)), "average")))
     plan = [row for row in data_plan_rows(tables, arms, names, leader) if not row["is_average"]]
     if plan:
-        pays = [row["task"] for row in sorted(plan, key=lambda row: -row["gain"]) if row["low"] > 0]
+        pays = [row["task"] for row in sorted(plan, key=lambda row: -row["gain"]) if row["verdict"] == "pays"]
         done = sum(row["saturated"] for row in plan)
         reasons += (
-            f" Averages mislead: with {arms[leader]['label']}, {len(pays)} of {len(plan)} tasks have an interval above zero"
+            f" Averages mislead: with {arms[leader]['label']}, {len(pays)} of {len(plan)} tasks gain "
+            f"{points(MIN_GAIN)} points or more, with an interval above zero"
         )
         reasons += f" ({', '.join(pays[:3])}{', …' if len(pays) > 3 else ''})" if pays else ""
-        reasons += f", {done} {'is' if done == 1 else 'are'} near saturation."
+        reasons += f", {done or 'none'} {'are' if done > 1 else 'is'} near saturation (even the upper limit is below that)."
     return Answer(question, verdict, reasons)
 
 
@@ -221,12 +214,13 @@ def _how_sure(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
     positives = [int(row["num_positives"]) for row in facts.values()]
     tests = sum(len(tables.sizes(arm)) for arm in trained)
     encoders = {arm: _num_encoders(tables, arm, max(tables.sizes(arm))) for arm in trained}
-    verdict = f"{images:,} test images, {len(facts)} task{'s' if len(facts) != 1 else ''} with {min(positives):,} to "
-    verdict += f"{max(positives):,} positives each, " if len(facts) > 1 else ""
     if len(facts) == 1:
-        verdict = f"{images:,} test images with {positives[0]:,} positives, "
+        verdict = f"{_number(images, 'test image')} with {_number(positives[0], 'positive')}, "
+    else:
+        each = f"{min(positives):,} to " if min(positives) < max(positives) else ""
+        verdict = f"{_number(images, 'test image')}, {len(facts)} tasks with {each}{_number(max(positives), 'positive')} each, "
     fewest = min(encoders.values())
-    verdict += f"{fewest} encoder{'s' if fewest != 1 else ''} per objective at the largest size."
+    verdict += f"{_number(fewest, 'encoder')} per objective at the largest size."
     reasons = (
         "Intervals of differences come from drawing the test images anew; they do not cover training the encoders once more"
     )
@@ -237,6 +231,10 @@ def _how_sure(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
         )
         reasons += "intervals would still exclude zero, so a single difference among many is weak evidence."
     return Answer(question, verdict, reasons)
+
+
+def _number(amount: int, what: str) -> str:
+    return f"{amount:,} {what}{'' if amount == 1 else 's'}"
 
 
 def unknowns(tables: Mapping[str, AnalysisTables], arms: Arms) -> list[str]:
@@ -269,8 +267,15 @@ def unknowns(tables: Mapping[str, AnalysisTables], arms: Arms) -> list[str]:
                 f"least {math.ceil(40 * len(part.tasks())):,} replicates "
                 "are needed."
             )
+    known = [arms[arm]["label"] for arm in arms if any(len(part.scores(arm, 0, "average")) == 1 for part in tables.values())]
+    if known:
+        found.append(
+            f"The spread of {_listed(known)} over probe seeds is not known, as only one probe was trained: from where on a "
+            "curve beats it takes that score as it is."
+        )
     found.append(
-        "Where the curve meets the open model counts the open model's score as known; its own uncertainty comes on top."
+        "From where on a curve beats the open model allows for the spread of encoders and of probe seeds, not for the test "
+        "images being a sample; the comparisons at the sizes that were tried allow for the test images."
     )
     found.append(
         "A fitted power law holds over the sizes that were tried; beyond them curves often bend. Few sizes cannot tell a power "

@@ -1,5 +1,7 @@
 """Figures for pages and papers: plain rows in, a matplotlib figure out; `save_figure` writes it.
 
+`low` and `high` may be missing, None or NaN everywhere: then no interval is drawn, and nothing counts as shown.
+
 A row is a mapping or a dataclass; columns that a figure does not know are ignored, and the docstrings list those that it does.
 `arm` and `task` are the names that the reader sees. Scores are drawn times `scale`: 100 turns shares into points.
 """
@@ -23,6 +25,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from radscale.errors import InputError
 from radscale.html_report.style import FAINT, GREY, INK, STYLE, ArmStyle, arm_styles, as_row, save_figure
+from radscale.html_report.tables import signed_points
 
 __all__ = [
     "continuity_figure",
@@ -156,11 +159,14 @@ class _Scaling:
             raise InputError("no point to draw; rows with arm, subset_size above 0 and score are needed")
         self.curves: dict[str, list[dict[str, float]]] = {}
         for row in map(as_row, curves):
-            values = {name: scale * float(row[name]) for name in ("estimate", "low", "high")}
+            values = {
+                "estimate": scale * float(row["estimate"]),
+                **dict(zip(("low", "high"), _limits(row, scale), strict=True)),
+            }
             values |= {"size": float(row["subset_size"]), "beyond": float(row["extrapolated"])}
             self.curves.setdefault(str(row["arm"]), []).append(values)
         self.references = {
-            str(row["label"]): tuple(scale * _number(row.get(name)) for name in ("score", "low", "high"))
+            str(row["label"]): (scale * float(row["score"]), *_limits(row, scale))
             for row in map(as_row, references)
             if math.isfinite(_number(row["score"]))
         }
@@ -173,7 +179,7 @@ class _Scaling:
         for label, (score, low, high) in self.references.items():
             style = self.styles[label]
             if math.isfinite(low) and math.isfinite(high):
-                axes.axhspan(low, high, color=style.colour, alpha=0.12, lw=0, zorder=1)
+                axes.axhspan(low, high, color=style.colour, alpha=0.09, lw=0, zorder=1)
             axes.axhline(score, color=style.colour, ls=style.dashes, lw=1.1, zorder=2)
         for arm, curve in self.curves.items():
             inside = [point for point in curve if not point["beyond"]]
@@ -222,7 +228,7 @@ class _Scaling:
             height = curve[-1]["estimate"] if curve else max(points)[1]
             found.append((height, arm, self.styles[arm].text))
         for label, (score, _, _) in self.references.items():
-            found.append((score, f"{label}\n(open weights, {score:.3g})", GREY))
+            found.append((score, f"{label}\n(open weights, {score:.3g})", self.styles[label].text))
         return found
 
     def handles(self) -> dict[str, Line2D]:
@@ -232,7 +238,9 @@ class _Scaling:
             style = self.styles[arm]
             found[arm] = Line2D([], [], color=style.colour, marker=style.marker, lw=1.4, ms=4, mec="white", mew=0.4)
         for label in self.references:
-            found[f"{label} (open weights)"] = Line2D([], [], color=GREY, ls=self.styles[label].dashes, lw=1.1)
+            found[f"{label} (open weights)"] = Line2D(
+                [], [], color=self.styles[label].colour, ls=self.styles[label].dashes, lw=1.1
+            )
         return found
 
 
@@ -240,7 +248,7 @@ def _encoders(rows: list[Mapping[str, Any]], scale: float) -> dict[str, list[tup
     """(size, mean over seeds) of every encoder, by arm."""
     seeds: dict[str, dict[tuple[float, Any], list[float]]] = {}
     for number, row in enumerate(rows):
-        if float(row["subset_size"]) > 0:
+        if float(row["subset_size"]) > 0 and math.isfinite(_number(row["score"])):
             key = (float(row["subset_size"]), row.get("replicate", f"row {number}"))
             seeds.setdefault(str(row["arm"]), {}).setdefault(key, []).append(scale * float(row["score"]))
     return {arm: [(size, float(np.mean(v))) for (size, _), v in found.items()] for arm, found in seeds.items()}
@@ -248,6 +256,11 @@ def _encoders(rows: list[Mapping[str, Any]], scale: float) -> dict[str, list[tup
 
 def _number(value: Any) -> float:
     return math.nan if value is None or value == "" else float(value)
+
+
+def _limits(row: Mapping[str, Any], scale: float) -> tuple[float, float]:
+    """Low and high in the units of the figure; NaN draws nothing."""
+    return scale * _number(row.get("low")), scale * _number(row.get("high"))
 
 
 def _size_axis(axes: Axes, drawn: _Scaling, gap: float = 0.11) -> None:
@@ -354,7 +367,7 @@ def forest_figure(
         for row in table:
             style, place = styles[str(row["arm"])], tasks.index(str(row["task"]))
             y = place + (arms.index(str(row["arm"])) - (len(arms) - 1) / 2) * 0.72 / max(len(arms), 2)
-            low, high, difference = (scale * float(row[name]) for name in ("low", "high", "difference"))
+            difference, (low, high) = scale * float(row["difference"]), _limits(row, scale)
             outside = low > 0 or high < 0
             axes.plot([low, high], [y, y], color=style.colour, lw=1.3, alpha=1 if outside else 0.6, solid_capstyle="butt")
             axes.plot(
@@ -363,7 +376,7 @@ def forest_figure(
             if _number(row.get("p_holm")) < alpha:
                 axes.annotate(
                     "★",
-                    (high, y),
+                    (high if math.isfinite(high) else difference, y),
                     xytext=(3, 0),
                     textcoords="offset points",
                     va="center",
@@ -470,9 +483,8 @@ def subgroup_figure(
             style = styles[str(row["arm"])]
             at = places[str(row["variable"]), str(row["stratum"])]
             at += (arms.index(str(row["arm"])) - (len(arms) - 1) / 2) * 0.74 / max(len(arms), 2)
-            if value == "auprc" and math.isfinite(_number(row.get("low"))):
-                limits = [scale * float(row[name]) for name in ("low", "high")]
-                axes.plot(limits, [at, at], color=style.colour, lw=1.2, alpha=0.5 if row["small"] else 0.9)
+            if value == "auprc":
+                axes.plot(_limits(row, scale), [at, at], color=style.colour, lw=1.2, alpha=0.5 if row["small"] else 0.9)
             axes.plot(
                 scale * float(row[value]),
                 at,
@@ -518,7 +530,8 @@ def data_plan_figure(
 ) -> Figure:
     """What the next samples are expected to bring, task by task, the largest gain on top; the average as a line across.
 
-    Filled: the interval lies above zero. Hollow: it does not. Grey: near saturation, even the upper limit of the gain is small.
+    Filled: the interval lies above zero. Hollow: it does not, or is not known. Grey: near saturation, even the upper limit of
+    the gain is small.
 
     Args:
         rows: `task, gain, low, high, current, saturated` and optionally `cost_per_point` (infinity: no gain expected) and
@@ -546,7 +559,7 @@ def data_plan_figure(
         margins = blended_transform_factory(axes.transAxes, axes.transData)
         columns = [(1.10, "now")] + ([(1.30, f"{currency} per point".strip())] if priced else [])
         for y, row in enumerate(table):
-            gain, low, high = (scale * float(row[name]) for name in ("gain", "low", "high"))
+            gain, (low, high) = scale * float(row["gain"]), _limits(row, scale)
             saturated = bool(row["saturated"])
             shade = FAINT if saturated else colour
             axes.plot([low, high], [y, y], color=shade, lw=1.6, alpha=0.75, solid_capstyle="butt")
@@ -566,7 +579,7 @@ def data_plan_figure(
         axes.text(
             average,
             1 + 0.05 / height,
-            f"average {average:+.1f}".replace("-", "−"),
+            f"average {signed_points(average / 100)}",
             transform=blended_transform_factory(axes.transData, axes.transAxes),
             ha="center",
             va="bottom",
@@ -582,12 +595,8 @@ def data_plan_figure(
         axes.set_xlabel(xlabel)
         _gain_limits(axes, table, scale)
         kinds = {
-            "gain shown": (colour, colour, any(float(row["low"]) > 0 and not row["saturated"] for row in table)),
-            "gain and loss both possible": (
-                colour,
-                "white",
-                any(float(row["low"]) <= 0 and not row["saturated"] for row in table),
-            ),
+            "gain shown": (colour, colour, any(_number(row.get("low")) > 0 and not row["saturated"] for row in table)),
+            "gain not shown": (colour, "white", any(not (_number(row.get("low")) > 0 or row["saturated"]) for row in table)),
             "near saturation": (FAINT, "white", any(row["saturated"] for row in table)),
         }
         handles = [
@@ -602,7 +611,7 @@ def data_plan_figure(
 def _gain_limits(axes: Axes, table: list[Mapping[str, Any]], scale: float) -> None:
     """One task with a boundless interval must not squeeze the others; arrows show which limits leave the frame."""
     gains = [scale * float(row["gain"]) for row in table]
-    limits = [scale * float(row[name]) for row in table for name in ("low", "high")]
+    limits = [limit for row in table for limit in _limits(row, scale)]
     finite = [value for value in limits if math.isfinite(value)]
     half = 2.5 * float(np.median(np.abs(finite))) if finite else 1.0
     low = max(min([*finite, *gains, 0.0]), min(-half, min(gains)))
@@ -610,9 +619,9 @@ def _gain_limits(axes: Axes, table: list[Mapping[str, Any]], scale: float) -> No
     margin = 0.05 * max(high - low, 1e-9)
     axes.set_xlim(low - margin, high + margin)
     for y, row in enumerate(table):
-        for name, marker, edge in (("low", "<", low - margin), ("high", ">", high + margin)):
-            value = scale * float(row[name])
-            if (value < edge) if name == "low" else (value > edge):
+        below, above = _limits(row, scale)
+        for outside, marker, edge in ((below < low - margin, "<", low - margin), (above > high + margin, ">", high + margin)):
+            if outside:
                 axes.plot(edge, y, ls="", marker=marker, color=FAINT, ms=4, clip_on=False)
 
 
@@ -640,7 +649,7 @@ def cost_figure(rows: Rows, *, title: str = "", xlabel: str = "seconds, summed o
         for y, row in enumerate(table):
             amount, arm = float(row["amount"]), str(row.get("arm") or "")
             axes.barh(y, amount, height=0.66, color=styles[arm].colour if arm in styles else "#94a3b8", lw=0)
-            share = f", {100 * amount / total:.0f} %" if total else ""
+            share = f", {_percent(amount / total)}" if total else ""
             text = f"{amount:,.3g}" if amount < 100 else f"{amount:,.0f}"
             detail = f" ({row['detail']})" if row.get("detail") else ""
             axes.annotate(
@@ -657,12 +666,16 @@ def cost_figure(rows: Rows, *, title: str = "", xlabel: str = "seconds, summed o
     return figure
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 or not share else "under 1 %"
+
+
 def gain_by_cost_figure(
     rows: Rows,
     *,
     title: str = "",
     xlabel: str = "compute of one encoder (log scale)",
-    ylabel: str = "difference to the open weights, AUPRC points",
+    ylabel: str = "difference to open weights, points",
     scale: float = 100.0,
     styles: Styles = None,
 ) -> Figure:
@@ -693,16 +706,11 @@ def gain_by_cost_figure(
             shift = 1.05 ** (index - (len(arms) - 1) / 2)
             x = [float(row["cost"]) * shift for row in found]
             y = [scale * float(row["difference"]) for row in found]
-            axes.vlines(
-                x,
-                [scale * float(r["low"]) for r in found],
-                [scale * float(r["high"]) for r in found],
-                color=style.colour,
-                lw=1.2,
-            )
+            limits = [_limits(row, scale) for row in found]
+            axes.vlines(x, [low for low, _ in limits], [high for _, high in limits], color=style.colour, lw=1.2)
             axes.plot(x, y, color=style.colour, lw=0.8, alpha=0.6)
-            for place, height, row in zip(x, y, found, strict=True):
-                outside = float(row["low"]) > 0 or float(row["high"]) < 0
+            for place, height, (low, high) in zip(x, y, limits, strict=True):
+                outside = low > 0 or high < 0
                 mfc = style.colour if outside else "white"
                 axes.plot(place, height, ls="", marker=style.marker, color=style.colour, mfc=mfc, ms=5)
             labels.append((y[-1], arm, style.text))

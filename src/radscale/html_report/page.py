@@ -14,22 +14,24 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
+from radscale.analysis.data_plan import MIN_GAIN
+from radscale.analysis.fit_tables import EXTRAPOLATION
+from radscale.analysis.stratification import SMALL_POSITIVES
 from radscale.html_report import figures
-from radscale.html_report.answer import answers, better_from, interval, needed, smallest_p, unknowns
+from radscale.html_report.answer import answers, beats, better_from, interval, smallest_p, unknowns
 from radscale.html_report.rows import (
-    MORE,
-    UNPREDICTABLE,
     Arms,
     ScalingRows,
     cost_rows,
     data_plan_rows,
     difference_rows,
-    expected_gain,
     fit_of,
     gain_by_cost_rows,
     open_arms,
+    plan_of,
     scaling_rows,
     subgroup_rows,
+    tells,
     trained_arms,
 )
 from radscale.html_report.style import ArmStyle, arm_styles, font_faces, save_figure, svg_text
@@ -98,7 +100,9 @@ def write_report(inputs: ReportInputs, out: Path) -> Path:
         "runs": _encoder_runs(runs, inputs.arms),
         "excluded": inputs.excluded,
         "open_labels": [facts["label"] for facts in inputs.arms.values() if facts["open_weights_arm"] is None],
-        "more": MORE,
+        "more": f"{EXTRAPOLATION:g}",
+        "min_gain": points(MIN_GAIN),
+        "small_positives": SMALL_POSITIVES,
     }
     for name in AnalysisTables.__dataclass_fields__:
         write_csv(out / "tables" / f"{name}.csv", read_raw(inputs.analysis / f"{name}.csv"))
@@ -145,7 +149,6 @@ def _evaluation(
     table = _score_table(tables, arms, tasks)
     _write_score_table(out / "tables", name, label, table)
     plan = _data_plan(tables, arms, tasks)
-    write_csv(out / "tables" / f"{name}_data_plan.csv", plan)
     gain_task = _largest_gain(tables, arms, tasks)
     return {
         **facts,
@@ -213,7 +216,7 @@ def _figures(
         found["data_plan"] = (
             figures.data_plan_figure(
                 plan,
-                title=f"{label}: {plan[0]['arm']}, from {int(plan[0]['now']):,} to {int(plan[0]['then']):,} images",
+                title="{}: {arm}, from {current_size:,.0f} to {next_size:,.0f} images".format(label, **plan[0]),
                 colour=styles[plan[0]["arm"]].colour,
             ),
             "Expected gain of each task: " + "; ".join(f"{row['task']} {interval(row, 'gain')}" for row in plan) + ".",
@@ -323,9 +326,7 @@ def _summary_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
     for arm in trained_arms(tables, arms):
         size, open_arm = max(tables.sizes(arm)), arms[arm]["open_weights_arm"]
         row = tables.comparison((arm, size), (open_arm, 0), "average")
-        start, fit = better_from(tables, arms, arm), fit_of(tables, arm, "average")
-        gain = None if fit is None else expected_gain(fit)
-        tells = gain is not None and gain["high"] - gain["low"] <= UNPREDICTABLE
+        start, fit, plan = better_from(tables, arms, arm), fit_of(tables, arm, "average"), plan_of(tables, arm, "average")
         rows.append(
             {
                 "arm": arms[arm]["label"],
@@ -334,8 +335,8 @@ def _summary_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
                 "best": points(mean(tables.scores(arm, size, "average"))),
                 "difference": interval(row) if row else "–",
                 "from": "not shown" if start is None else f"{start:,}",
-                "needed": needed(fit) if fit else "no fit",
-                "more": interval(gain, "gain") if gain is not None and tells else "cannot be told",
+                "beats": beats(fit) if fit else "no fit",
+                "more": interval(plan, "gain") if plan is not None and tells(plan) else "cannot be told",
             }
         )
     return rows
@@ -392,29 +393,30 @@ def _fit_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
         rows.append(
             {
                 "arm": arms[row["arm"]]["label"],
-                "law": row["note"] if refused else f"{100 * row['alpha']:.2f} · n^{row['k']:.4f}".replace("-", "−"),
-                "k": "–" if refused else f"{row['k']:.4f} [{row['k_low']:.4f}, {row['k_high']:.4f}]".replace("-", "−"),
+                "note": row["note"] if refused else "",
+                "alpha": f"{100 * row['alpha']:.2f}",
+                "exponent": _exponent(row["k"]),
+                "k": "–" if refused else "{} [{}, {}]".format(*(_exponent(row[name]) for name in ("k", "k_low", "k_high"))),
                 "encoders": sizes,
                 "target": points(row["target"]),
-                "needed": needed(row),
+                "beats": beats(row),
             }
         )
     return rows
 
 
+def _exponent(value: float) -> str:
+    return f"{round(value, 4) + 0.0:.4f}".replace("-", "−")  # no negative zero
+
+
 def _data_plan(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows for the arm with the highest average at its largest size that has a fit."""
-    best: list[dict[str, Any]] = []
     ranked = sorted(trained_arms(tables, arms), key=lambda a: -mean(tables.scores(a, max(tables.sizes(a)), "average")))
     for arm in ranked:
-        best = data_plan_rows(tables, arms, names, arm)
-        if any(not row["is_average"] for row in best):
-            break
-    sizes = {"now": 0.0, "then": 0.0}
-    if best:
-        fit = fit_of(tables, arm, "average") or next(f for f in tables.fits if f["arm"] == arm)
-        sizes = {"now": fit["max_size"], "then": MORE * fit["max_size"]}
-    return [{**row, **sizes} for row in best]
+        rows = data_plan_rows(tables, arms, names, arm)
+        if any(not row["is_average"] for row in rows):
+            return rows
+    return []
 
 
 def _largest_gain(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) -> str | None:
@@ -438,6 +440,7 @@ def _subgroup_table(tables: AnalysisTables, arms: Arms) -> list[dict[str, Any]]:
             "auroc": points(row["auroc"]),
             "prevalence": f"{100 * row['prevalence']:.1f}",
             "positives": f"{int(row['num_positives']):,}",
+            "tasks": f"{int(row['num_tasks'])}",
             "samples": f"{int(row['num_samples']):,}",
             "small": bool(row["small"]),
         }

@@ -1,18 +1,13 @@
 """From the analysis tables of one evaluation to the rows that figures draw and pages print."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from scipy import stats
-
-from radscale.html_report.tables import AnalysisTables, Row, mean, std
+from radscale.analysis.fit_comparison import mean_over_seeds
+from radscale.html_report.tables import AnalysisTables, Row, mean
 
 Arms = Mapping[str, Mapping[str, Any]]
-MORE = 10
-"""How many times more data the page looks ahead."""
-WORTH = 0.005
-"""AUPRC: a task whose gain cannot exceed half a point is called near saturation."""
 UNPREDICTABLE = 0.3
 """Width of an interval, in AUPRC, beyond which an extrapolation says nothing."""
 
@@ -25,14 +20,6 @@ def trained_arms(tables: AnalysisTables, arms: Arms) -> list[str]:
 def open_arms(tables: AnalysisTables, arms: Arms) -> list[str]:
     """Open weights that were scored here."""
     return [arm for arm, facts in arms.items() if facts["open_weights_arm"] is None and tables.sizes(arm)]
-
-
-def seed_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean over seeds; NaN from one seed."""
-    if len(scores) < 2:
-        return math.nan, math.nan
-    half = float(stats.t.ppf(0.5 + level / 2, len(scores) - 1)) * std(scores) / math.sqrt(len(scores))
-    return mean(scores) - half, mean(scores) + half
 
 
 class ScalingRows(TypedDict):
@@ -55,9 +42,8 @@ def scaling_rows(tables: AnalysisTables, arms: Arms, task: str) -> ScalingRows:
         ]
         curves += [{**row, "arm": label} for row in tables.curves if (row["arm"], row["task"]) == (arm, task)]
     for arm in open_arms(tables, arms):
-        scores = tables.scores(arm, 0, task)
-        low, high = seed_interval(scores)
-        references.append({"label": arms[arm]["label"], "score": mean(scores), "low": low, "high": high})
+        score, low, high = mean_over_seeds(tables.scores(arm, 0, task))
+        references.append({"label": arms[arm]["label"], "score": score, "low": low, "high": high})
     return {"points": points, "curves": curves, "references": references}
 
 
@@ -85,32 +71,25 @@ def fit_of(tables: AnalysisTables, arm: str, task: str) -> Row | None:
     return None if found is None or found["verdict"] == "no fit" or math.isnan(found["k"]) else found
 
 
-def expected_gain(fit: Row, factor: float = MORE) -> dict[str, float]:
-    """`current, gain, low, high` in AUPRC when the largest size grows `factor` times, by a fitted power law.
+def plan_of(tables: AnalysisTables, arm: str, task: str) -> Row | None:
+    """What more data brings to an arm on a task, or None where no law was fitted."""
+    found = next((row for row in tables.data_plan if (row["arm"], row["task"]) == (arm, task)), None)
+    return None if found is None or found["verdict"] == "no fit" or math.isnan(found["gain"]) else found
 
-    A power law gains current * (factor^k - 1), so the limits of k are the limits of the relative gain. The level at the largest
-    size is taken as fitted: it is known far better than the slope. A score ends at 1, whatever a power law says.
-    """
-    current = fit["alpha"] * fit["max_size"] ** fit["k"]
-    gain, low, high = (
-        min(current * math.expm1(fit[name] * math.log(factor)), 1 - current) for name in ("k", "k_low", "k_high")
-    )
-    return {"current": current, "gain": gain, "low": low, "high": high}
+
+def tells(plan: Row | None) -> bool:
+    """Whether an expected gain says anything."""
+    return plan is not None and plan["high"] - plan["low"] <= UNPREDICTABLE
 
 
 def data_plan_rows(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], arm: str) -> list[dict[str, Any]]:
-    """What `MORE` times the data would bring to an arm, task by task, and on average."""
-    rows = []
-    for task in ("average", *names):
-        fit = fit_of(tables, arm, task)
-        if fit is not None:
-            gain = expected_gain(fit)
-            shown = "Mean over tasks" if task == "average" else names[task]
-            rows.append(
-                {"arm": arms[arm]["label"], "task": shown, "is_average": task == "average", **gain}
-                | {"saturated": gain["high"] < WORTH}
-            )
-    return rows
+    """What more data would bring to an arm, task by task, and on average."""
+    return [
+        {**plan, "arm": arms[arm]["label"], "task": "Mean over tasks" if task == "average" else names[task]}
+        | {"is_average": task == "average", "saturated": plan["verdict"] == "saturated"}
+        for task in ("average", *names)
+        if (plan := plan_of(tables, arm, task)) is not None
+    ]
 
 
 def cost_rows(runs: list[Row], arms: Arms) -> list[dict[str, Any]]:

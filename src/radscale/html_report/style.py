@@ -74,13 +74,14 @@ class ArmStyle:
 
 
 def arm_styles(trained: Sequence[str], open_weights: Sequence[str] = ()) -> dict[str, ArmStyle]:
-    """Styles by label: trained arms in the palette's order, open weights in grey."""
+    """Styles by label: trained arms in the palette's order, open weights in ink."""
     styles = {
         label: ArmStyle(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index, label in enumerate(trained)
     }
     for index, label in enumerate(open_weights):
         dashes, marker = OPEN_DASHES[index % len(OPEN_DASHES)], OPEN_MARKERS[index % len(OPEN_MARKERS)]
-        styles[label] = ArmStyle(GREY, marker, dashes, open_weights=True)
+        # Nearly black: to who sees no green, green is grey.
+        styles[label] = ArmStyle(INK, marker, dashes, open_weights=True)
     return styles
 
 
@@ -100,6 +101,16 @@ def readable(colour: str, ratio: float = 5.0) -> str:
     return colour
 
 
+def check_figure_path(path: Path) -> None:
+    """Refuse a name that `save_figure` would refuse, before the work that the figure is for.
+
+    Raises:
+        InputError: a suffix that `save_figure` does not know.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path.name}: figures are written as .svg, .pdf or .png; choose one of these endings")
+
+
 def save_figure(figure: Figure, path: Path, *, dpi: int = 200) -> Path:
     """Write a figure as SVG, PDF or PNG, by the suffix of `path`, and close it.
 
@@ -114,8 +125,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 200) -> Path:
     Raises:
         InputError: another suffix.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path.name}: figures are written as .svg, .pdf or .png; choose one of these endings")
+    check_figure_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".svg":
         text = svg_text(figure, dpi=dpi)
@@ -141,8 +151,8 @@ def svg_text(figure: Figure, *, dpi: int = 200) -> str:
     text = text[text.index("<svg") :]
     start, end = text.index("<metadata>"), text.index("</metadata>") + len("</metadata>")
     text = text[:start] + text[end:]
-    # Points to a hundredth are finer than any printer.
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    # Points to a hundredth are finer than any printer; what a reader reads, between the tags, stays.
+    text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), text)
     # matplotlib names every substitute that it knows of; the font itself is embedded.
     return re.sub(rf"'{FONT}'[^;\"]*", f"'{FONT}', sans-serif", text)
 

@@ -11,7 +11,8 @@ Row = dict[str, Any]
 NUMBERS = {
     "subset_size", "replicate", "seed", "auprc", "auroc", "prevalence", "num_positives", "num_samples", "size_a", "size_b",
     "difference", "low", "high", "p_value", "p_holm", "significant", "mean_a", "mean_b", "num_bootstrap", "alpha", "k", "k_low",
-    "k_high", "num_encoders", "min_size", "max_size", "target", "samples_needed", "samples_low", "samples_high", "estimate",
+    "k_high", "num_encoders", "min_size", "max_size", "target", "target_low", "target_high", "beats", "beats_low", "beats_high",
+    "current_size", "next_size", "current", "gain", "samples_for_gain", "num_tasks", "estimate",
     "extrapolated", "small", "precision", "recall", "f1", "support", "seconds", "samples_seen", "steps", "achieved",
     "images_per_second", "peak_memory_gb",
 }  # fmt: skip
@@ -42,6 +43,7 @@ class AnalysisTables:
     comparisons: list[Row]
     fits: list[Row]
     curves: list[Row]
+    data_plan: list[Row]
     subgroups: list[Row]
     excluded_tasks: list[Row]
 

@@ -3,11 +3,13 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from radscale.cli import app, main
+from radscale.html_report import figures
 from radscale.metrics import average_precision, roc_auc
 
 HEADER = "sample_id,patient_id,task,sex,age,target,model_a,model_b,open"
@@ -112,6 +114,63 @@ def test_strata_show_prevalence_and_the_difference_to_the_open_weights(wide: Pat
     assert float(row["to_reference_low"]) > 0
     assert int(row["num_patients"]) == len({r[1] for r in table})
     assert row["to_rest_low"] < row["to_rest_high"] or float(row["to_rest_low"]) < float(row["to_rest_high"])
+
+
+def test_comparison_is_drawn_with_the_numbers_of_the_table(
+    wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    draw = figures.forest_figure
+
+    def forest_figure(rows: list[dict[str, Any]], **settings: Any) -> Any:
+        drawn.extend(rows)
+        return draw(rows, **settings)
+
+    monkeypatch.setattr(figures, "forest_figure", forest_figure)
+    path = tmp_path / "new" / "forest.svg"
+    arguments = ("--a", "model_a", "--b", "open", "--replicates", 60, "--metric", "auroc", "--out", tmp_path / "t.csv")
+    assert run("compare", wide, *arguments, "--figure", path) == 0
+    text = path.read_text(encoding="utf-8")
+    for word in (
+        "effusion",
+        "edema",
+        "mean over tasks",
+        "difference in AUROC, points",
+        "model_a better ▸",
+        "model_a minus open",
+    ):
+        assert word in text
+    assert "pooled" not in text
+    table = {row["task"]: row for row in rows_of((tmp_path / "t.csv").read_text())}
+    assert [row["task"] for row in drawn] == ["effusion", "edema", "mean over tasks"]
+    for row in drawn:
+        assert row["low"] < row["difference"] < row["high"]
+        assert row["difference"] == pytest.approx(float(table[row["task"]]["difference"]), rel=1e-6)
+
+
+def test_strata_are_drawn(wide: Path, tmp_path: Path) -> None:
+    path = tmp_path / "strata.svg"
+    assert run("stratify", wide, "--by", "sex,age", "--reference", "open", "--replicates", 40, "--figure", path) == 0
+    text = path.read_text(encoding="utf-8")
+    for word in ("sex", ">F<", ">M<", "30-39", "model_a", "open", "positives"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--a", "model_a", "--b", "open", "--figure", "x.bmp"], "x.bmp: figures are written as .svg, .pdf or .png"),
+        (["compare", "--all", "--figure", "x.svg"], "--figure draws the differences of two arms"),
+        (["stratify", "--by", "sex", "--figure", "x"], "x: figures are written as .svg, .pdf or .png"),
+    ],
+)
+def test_figures_that_cannot_be_drawn(
+    arguments: list[str], message: str, wide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments[0], wide, *arguments[1:]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""  # before the work, not after
 
 
 def test_metadata_may_stand_in_another_file(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,18 @@ def test_losses_gain_by_falling() -> None:
     assert plan.low < 3 * (1e4**-0.1 - 1e5**-0.1) < plan.high
 
 
+def test_no_gain_beyond_the_best_score(tmp_path: Path) -> None:
+    table = read_results(write_results(tmp_path / "r.csv")).select(tasks=["rising"])
+    (free,) = plan_data(table.curves, 10_000, form="power")
+    (tight,) = plan_data(table.curves, 10_000, form="power", best_score=free.current + 0.004)
+    assert free.gain > 0.02
+    assert (tight.gain, tight.high) == pytest.approx((0.004, 0.004))
+    assert tight.verdict == "saturated"
+    assert tight.samples_for_gain == math.inf
+    (passed,) = plan_data(table.curves, 10_000, form="power", best_score=free.current - 0.1)
+    assert passed.gain == 0
+
+
 def test_seeds_are_averaged_and_replicates_are_encoders(tmp_path: Path) -> None:
     table = read_results(write_results(tmp_path / "r.csv"))
     (fitted, _) = fit_curves(table, "power")

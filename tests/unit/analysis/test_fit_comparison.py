@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from radscale.analysis import fit_scaling_law
-from radscale.analysis.fit_comparison import compare_exponents, crossover, overtaking_size, size_that_beats
+from radscale.analysis.fit_comparison import compare_exponents, crossover, mean_over_seeds, overtaking_size, size_that_beats
 from radscale.errors import InputError
 
 SIZES = np.array([3e4] * 3 + [5e4] * 3 + [1e5] * 3 + [1e6, 3.5e6])
@@ -110,3 +111,10 @@ def test_only_power_laws_have_one_exponent() -> None:
     fits = [fit_scaling_law(SIZES, 0.4 * SIZES**0.02, form) for form in ("power", "log_linear")]
     with pytest.raises(InputError, match="log_linear"):
         compare_exponents(*fits)
+
+
+def test_mean_over_seeds_is_students_interval_and_a_single_score_is_known() -> None:
+    scores = [0.50, 0.52, 0.57]
+    low, high = stats.ttest_1samp(scores, 0).confidence_interval(0.9)
+    assert mean_over_seeds(scores, 0.9) == pytest.approx((np.mean(scores), low, high))
+    assert mean_over_seeds([0.4]) == (0.4, 0.4, 0.4)

@@ -1,6 +1,9 @@
 """Figures on typical and on degenerate rows: what is written, what is drawn, and what is refused."""
 
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 
 from radscale.errors import InputError
 from radscale.html_report import figures
-from radscale.html_report.style import save_figure
+from radscale.html_report.style import save_figure, svg_text
 
 POINTS = [{"arm": "own", "subset_size": size, "score": score} for size, score in ((1000, 0.4), (10000, 0.45), (100000, 0.5))]
 DIFFERENCE = {"arm": "own", "task": "edema", "difference": 0.02, "low": -0.01, "high": 0.05}
@@ -39,6 +42,52 @@ def test_figures_of_little_data_give_the_same_bytes_twice(tmp_path: Path) -> Non
     for name, make in makers.items():
         first, second = (save_figure(make(), tmp_path / f"{name} {i}.svg").read_bytes() for i in range(2))
         assert first == second, name
+
+
+CURVE = [
+    {"arm": "own", "subset_size": n, "estimate": 0.4, "low": 0.3, "high": 0.5, "extrapolated": n > 1e5} for n in (1e3, 1e6)
+]
+REFERENCE = {"label": "open", "score": 0.45, "low": 0.44, "high": 0.46}
+
+
+@pytest.mark.parametrize(
+    "unknown", [{"low": math.nan, "high": math.nan}, {"low": None, "high": ""}, None], ids=["nan", "empty", "no"]
+)
+def test_intervals_that_are_not_known_are_left_out_and_the_rest_is_drawn(
+    unknown: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    def without(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key not in ("low", "high")} | (unknown or {})
+
+    scaling = (POINTS, [without(row) for row in CURVE], [without(REFERENCE)])
+    drawn = {
+        "curves": figures.scaling_figure(*scaling),
+        "grid": figures.scaling_grid([{"title": "t", "points": scaling[0], "curves": scaling[1], "references": scaling[2]}]),
+        "differences": figures.forest_figure([without({**DIFFERENCE, "p_holm": 0.01}), {**DIFFERENCE, "task": "hernia"}]),
+        "subgroups": figures.subgroup_figure([without({**STRATUM, "low": 0.3, "high": 0.5}), {**STRATUM, "stratum": "M"}]),
+        "gains": figures.data_plan_figure([without(GAIN), {**GAIN, "task": "hernia", "low": 0.01}]),
+        "costs": figures.gain_by_cost_figure([without(COST), {**COST, "cost": 4.0}]),
+    }
+    for name, figure in drawn.items():
+        text = save_figure(figure, tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        assert not re.search(r"[dxy]=\"[^\"]*\bnan\b", text, re.IGNORECASE), name
+    known = figures.scaling_figure(POINTS, CURVE, [REFERENCE])
+    bands = [len(figure.axes[0].collections) + len(figure.axes[0].patches) for figure in (known, drawn["curves"])]
+    assert bands[0] > bands[1]
+
+
+def test_a_score_that_is_not_known_is_no_point() -> None:
+    figure = figures.scaling_figure([*POINTS, {"arm": "own", "subset_size": 300, "score": math.nan}])
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [1000, 10000, 100000]
+    with pytest.raises(InputError, match="no point to draw"):
+        figures.scaling_figure([{**POINTS[0], "score": None}])
+
+
+def test_places_are_rounded_and_labels_are_not() -> None:
+    rows = [{"arm": "own", "subset_size": size, "score": score} for size, score in ((10, 1.001), (100, 1.002), (1000, 1.003))]
+    text = svg_text(figures.scaling_figure(rows, scale=1, ylabel="loss"))
+    assert {"1.001", "1.002", "1.003"} <= set(re.findall(r">([\d.]+)</text>", text))
+    assert not re.search(r"<[^>]*\d\.\d{3}", text)
 
 
 def test_no_rows_are_refused_in_words() -> None:

@@ -5,8 +5,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from radscale.analysis.stratification import SMALL_POSITIVES
 from radscale.html_report.page import ReportInputs, write_report
 from synthetic_study import ARMS, TASKS, analyse
 
@@ -83,6 +85,8 @@ def test_what_the_data_cannot_tell_is_said(page: Path) -> None:
     assert "hernia (0 positives in test; at least 10 needed)" in text
     assert "only one encoder was trained per arm" in text
     assert "too few positives to compare" in text
+    assert f"fewer than {SMALL_POSITIVES} positives per task" in text
+    assert "over probe seeds is not known" not in text
 
 
 def test_names_are_escaped_and_nothing_is_fetched(page: Path) -> None:
@@ -105,6 +109,33 @@ def test_figures_and_tables_stand_beside_it_for_papers(page: Path) -> None:
     latex = (page.parent / "tables" / "findings_auprc.tex").read_text(encoding="utf-8")
     assert r"Edema \& more" in latex
     assert latex.count(r"\begin{") == latex.count(r"\end{")
+
+
+def test_counts_and_zeros_read_well(tmp_path: Path) -> None:
+    analysis = analyse(tmp_path / "study", {"clip": 0.15})
+    changes: dict[str, dict[str, Any]] = {
+        "results": {"num_positives": 1, "num_samples": 1},
+        "fits": {"k": -4e-6, "k_low": -4e-6, "k_high": 4e-6},
+        "data_plan": {"gain": -4e-6, "low": -4e-6, "high": 4e-6, "verdict": "saturated"},
+    }
+    for name, values in changes.items():
+        pd.read_csv(analysis / f"{name}.csv").assign(**values).to_csv(analysis / f"{name}.csv", index=False)
+    arms = {name: ARMS[name] for name in ("open", "clip")}
+    text = text_of(write_report(inputs(analysis, arms=arms), tmp_path / "report"))
+    assert "1 test image, 2 tasks with 1 positive each, 1 encoder per objective" in text
+    assert "0.0000 [0.0000, 0.0000]" in text
+    assert "0 of 2 tasks gain 0.5 points or more, with an interval above zero, 2 are near saturation" in text
+    assert "average 0.0" in text
+    assert not re.search(r"[-−+]0\.0+(?!\d)", text)
+
+
+def test_a_single_probe_seed_of_the_open_model_is_said(tmp_path: Path) -> None:
+    analysis = analyse(tmp_path / "study", {"clip": 0.15})
+    results = pd.read_csv(analysis / "results.csv")
+    results[(results["arm"] != "open") | (results["seed"] == 0)].to_csv(analysis / "results.csv", index=False)
+    arms = {name: ARMS[name] for name in ("open", "clip")}
+    text = text_of(write_report(inputs(analysis, arms=arms), tmp_path / "report"))
+    assert "The spread of Open <model> over probe seeds is not known" in text
 
 
 def test_one_arm_and_too_few_sizes_still_make_a_page(tmp_path: Path) -> None:
