@@ -29,7 +29,11 @@ class Ranks:
         return rows[self.rank * size : (self.rank + 1) * size]
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(b, ...) -> (W * b, ...): rows of all ranks. Gradients flow back to the rank that a row came from, summed over ranks."""
+        """(b, ...) -> (W * b, ...): rows of all ranks; their gradients, summed over ranks, flow back to where a row came from.
+
+        Where every rank computes one and the same loss of all rows, that sum is W times its gradient, which averaging the
+        gradients of weights over ranks (`training.trainer`) makes exact again.
+        """
         return rows if self.world_size == 1 else _Gather.apply(rows, self)
 
     def sum(self, value: Tensor) -> Tensor:
