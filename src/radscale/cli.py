@@ -88,11 +88,22 @@ def demo(out: OutOption = None, workers: WorkersOption = None) -> None:
 
 
 @app.command()
-def plan(experiment: ExperimentArgument, out: OutOption = None, overrides: SetOption = None) -> None:
-    """List every run that would be made, with its cost. Nothing is started."""
-    from radscale.experiment.costs import print_plan
+def plan(
+    experiment: ExperimentArgument,
+    out: OutOption = None,
+    overrides: SetOption = None,
+    gpu_hours: Annotated[
+        float | None,
+        typer.Option(min=0, help="Propose the sizes and replicates that fit into so many device hours.", show_default=False),
+    ] = None,
+) -> None:
+    """List every run that would be made, with its cost; or propose what fits into a budget. Nothing is started."""
+    from radscale.experiment.costs import print_plan, print_proposal
 
     study = _study(experiment, out, overrides)
+    if gpu_hours is not None:
+        print_proposal(study, gpu_hours, console)
+        return
     print_plan(study, console)
 
 

@@ -4,6 +4,7 @@ FLOPs follow from the architectures. Seconds are an estimate: FLOPs by the state
 says of the start of a step, of an optimizer step and of reading an image. How near it comes is in docs/benchmarks.md.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
+from radscale.analysis.budgeted_design import propose_design
 from radscale.errors import InputError
 from radscale.experiment.build import build
 from radscale.experiment.settings import ImagesSource, PhantomSource
@@ -318,6 +320,60 @@ def print_plan(study: "Study", console: Console) -> None:
         console.print(f"  {what}: {duration(hours)} of device time{side}{money}", highlight=False, soft_wrap=True)
     done = sum(state.status == "done" for state in states.values())
     console.print(f"{done} of {len(states)} steps are done", highlight=False, soft_wrap=True)
+
+
+def print_proposal(study: "Study", gpu_hours: float, console: Console) -> None:
+    """Sizes and replicates that fit into a number of device hours, all arms and their evaluation counted.
+
+    Raises:
+        InputError: not even four small subsets fit.
+    """
+    study.check(sources=False)
+    model, design = CostModel(study.design), study.design
+    trained = {run.arm: run for run in design.runs if run.subset_size}
+    per_run = {step.name for run in design.runs if run.subset_size for step in (run.encoder, run.probe)}
+    fixed = sum(seconds for name, seconds in model.seconds.items() if name not in per_run)
+
+    evaluation = sum(model.seconds[run.probe.name] for run in trained.values()) / 3600
+
+    def hours(size: int) -> float:
+        """One encoder of each arm, trained and evaluated."""
+        starts = len(trained) * model.hardware.start_seconds
+        return (sum(model.run(replace(run, subset_size=size))[3] for run in trained.values()) + starts) / 3600 + evaluation
+
+    dataset = study.settings.pretraining_dataset
+    available = round(model.num_images(dataset) * study.settings.datasets[dataset].splits.train)
+    candidates = _round_sizes(min(study.settings.subset_sizes[0], max(available // 1000, 100)), available)
+    always = f"{duration(fixed / 3600)} for data, open weights and analysis"
+    try:
+        found = propose_design(candidates, hours, gpu_hours - fixed / 3600, available)
+    except InputError as error:
+        raise InputError(
+            f"--gpu-hours {gpu_hours:g}: without {always}, {error}. Evaluating one encoder of each arm takes "
+            f"{duration(evaluation)}; `probe: {{max_train: ...}}` makes that cheaper"
+        ) from None
+    number = sum(found.replicates.values())
+    table = Table(title=f"{gpu_hours:g} device hours: {number} encoders for each of {len(trained)} arms")
+    for column in ("images", "replicates", "time of all arms"):
+        table.add_column(column, justify="right")
+    for size, count in found.replicates.items():
+        table.add_row(f"{size:,}", str(count), duration(count * hours(size)))
+    console.print(table)
+    for line in (
+        f"{duration(found.cost + fixed / 3600)} in all, of it {always}. Chosen to know the curve best at all {available:,} "
+        f"training images: its spread there is {found.prediction_sd:.2f} times that of one encoder.",
+        "To take it over, write into the experiment:",
+        f"  subset_sizes: [{', '.join(map(str, found.replicates))}]",
+        f"  replicates: {{{', '.join(f'{size}: {count}' for size, count in found.replicates.items())}}}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _round_sizes(smallest: int, largest: int) -> list[int]:
+    """1, 3, 10, 30, ... times a power of ten from about `smallest`, and `largest` itself."""
+    steps = range(math.floor(2 * math.log10(smallest)), math.ceil(2 * math.log10(largest)) + 1)
+    sizes = [10 ** (step // 2) * (3 if step % 2 else 1) for step in steps]
+    return [size for size in sizes if smallest / 2 <= size < largest / 1.5] + [largest]
 
 
 def _print_encoders(study: "Study", costs: list[RunCost], console: Console) -> None:

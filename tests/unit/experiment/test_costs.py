@@ -1,9 +1,13 @@
 """The plan's estimate: against the paper's own hours, and that every stage has a price."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from radscale.cli import app
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore
 from radscale.experiment import Design, load_experiment
@@ -92,3 +96,35 @@ def test_files_of_a_folder_are_costed_by_their_size_and_unknown_weights_are_said
         assert assumed_architectures(design) == ["open"]
         seconds.append(CostModel(design).seconds["datasets/own"] - design.settings.hardware.start_seconds)
     assert seconds[1] > 10 * seconds[0]
+
+
+def test_what_fits_into_a_budget_costs_what_the_plan_then_says(tmp_path: Path) -> None:
+    """The proposal, put into the experiment, is planned at the hours that it was sold for."""
+    runner = CliRunner()
+    proposal = runner.invoke(app, ["plan", "paper", "--gpu-hours", "2000", "--out", str(tmp_path)])
+    assert proposal.exit_code == 0
+    text = " ".join(proposal.output.split())
+    sizes, replicates = (
+        re.search(pattern, text).group(1) for pattern in (r"subset_sizes: (\[.*?\])", r"replicates: (\{.*?\})")
+    )  # type: ignore[union-attr]
+    promised = float(re.search(r"([\d,.]+) h in all", text).group(1).replace(",", ""))  # type: ignore[union-attr]
+    assert 1500 < promised <= 2000
+    path = tmp_path / "study.yaml"
+    path.write_text(f"extends: paper\nsubset_sizes: {sizes}\nreplicates: {replicates}\n")
+    # Probes and data are those of the recipe: the experiment above would make its data as small as its largest subset.
+    model, full = CostModel(Design(load_experiment(str(path)))), CostModel(Design(load_experiment("paper")))
+    trained = sum(seconds for name, seconds in model.seconds.items() if name.startswith("pretraining/")) / 3600
+    probes = [
+        seconds for name, seconds in full.seconds.items() if name.startswith("probing/") and "/n=30000/replicate=0" in name
+    ]
+    number = sum(yaml.safe_load(replicates).values())
+    fixed = sum(s for name, s in full.seconds.items() if not (name.startswith(("pretraining/", "probing/")) and "/n=" in name))
+    assert promised == pytest.approx(trained + (number * sum(probes) + fixed) / 3600, rel=0.01)
+
+
+def test_a_budget_that_is_too_small_says_what_the_least_is() -> None:
+    refused = CliRunner().invoke(app, ["plan", "paper", "--gpu-hours", "100"])
+    assert isinstance(refused.exception, InputError)
+    assert re.search(
+        r"4 sizes with one encoder each need at least [\d,]+.*Evaluating one encoder of each arm", str(refused.exception)
+    )
