@@ -22,6 +22,7 @@ from radscale.errors import InputError
 from radscale.execution.fingerprint import describe_changes
 from radscale.models import Encoder
 from radscale.models.davit import DaViT
+from radscale.models.encoder import EXTERNAL_FAMILY
 from radscale.models.vit import VisionTransformer
 from radscale.probing.devices import choose_device
 from radscale.probing.embedding_output import (
@@ -53,7 +54,8 @@ class EmbeddingConfig:
 
     features: tuple[str, ...] = ("embedding",)
     """embedding (D,): `encode_image`, L2-normalised. patches (h, w, C): a ViT's patch tokens after the final norm, DaViT's last
-    stage. mean (C,): mean of the patches. maps: the four maps of `forward_features`, map_0 to map_3, each (C, h, w)."""
+    stage, the last map of an encoder of your own. mean (C,): mean of the patches. maps: the four maps of `forward_features`,
+    map_0 to map_3, each (C, h, w)."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of patches and maps on disk; vectors and scores are always float32."""
     batch_size: int = 32
@@ -174,6 +176,8 @@ class Embedder:
                 embedding = self.encoder.encode_image(pixels).float()
             if "embedding" in wanted and embedding is not None:
                 found["embedding"] = embedding
+            if not tokens and {"mean", "patches"} & set(wanted):
+                tokens.append(self.encoder.forward_features(pixels)[-1].flatten(2).transpose(1, 2))
             if "mean" in wanted:
                 found["mean"] = tokens[-1].float().mean(1)
             if "patches" in wanted:
@@ -257,9 +261,15 @@ class Embedder:
 
 @contextmanager
 def _last_tokens(encoder: Encoder) -> Iterator[list[Tensor]]:
-    """Catch the (B, N, C) patch tokens of a pass: patches and their mean then cost no second one."""
-    tower = next(module for module in encoder.modules() if isinstance(module, VisionTransformer | DaViT))
+    """Catch the (B, N, C) patch tokens of a pass: patches and their mean then cost no second one.
+
+    Of an encoder of the user's own nothing is caught: its patches are its last map.
+    """
+    tower = next((module for module in encoder.modules() if isinstance(module, VisionTransformer | DaViT)), None)
     caught: list[Tensor] = []
+    if encoder.family == EXTERNAL_FAMILY or tower is None:
+        yield caught
+        return
     module: nn.Module
     if isinstance(tower, VisionTransformer):
         module, skipped = tower.norm, 1 + tower.config.num_registers

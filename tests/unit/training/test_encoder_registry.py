@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import radscale
 from radscale.cli import app
 from radscale.errors import InputError
+from radscale.probing import embed_images
 from radscale.training.checkpointing import load_checkpoint
 from radscale.training.encoder_registry import build_registered, registered_names
 
@@ -51,6 +52,14 @@ def test_the_documented_example_loads_and_encodes(own: tuple[str, Path]) -> None
     assert not encoder.training
     with pytest.raises(InputError, match="a 'external' encoder reads images only"):
         encoder.encode_text(["clear lungs"])
+
+
+def test_its_images_can_be_embedded(own: tuple[str, Path]) -> None:
+    encoder = radscale.load_encoder(own[0], weights=own[1])
+    expected = encoder.forward_features(encoder.preprocess([IMAGE]))[-1]
+    assert torch.equal(torch.from_numpy(embed_images(encoder, [IMAGE])), encoder.encode_image(encoder.preprocess([IMAGE])))
+    assert np.array_equal(embed_images(encoder, [IMAGE], features="patches")[0], expected[0].permute(1, 2, 0).detach())
+    assert np.array_equal(embed_images(encoder, [IMAGE], features="mean")[0], expected[0].flatten(1).mean(1).detach())
 
 
 def test_its_checkpoint_gives_it_back_as_long_as_the_code_is_the_same(own: tuple[str, Path], tmp_path: Path) -> None:
