@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radscale.datasets.manifest import REPORTS_SCHEMA, SCHEMA_VERSION, rank_column
-from radscale.datasets.shards import ShardReader, decode_png
+from radscale.datasets.png import decode_png
+from radscale.datasets.shards import ShardReader
 from radscale.errors import InputError
 
 
@@ -139,16 +140,24 @@ class Dataset:
         Raises:
             InputError: the shard is missing or cut, or holds other bytes than when the manifest was written.
         """
+        return decode_png(self.read_bytes(row))
+
+    def place(self, row: int) -> tuple[str, int, int]:
+        """Shard, offset and size in bytes of an image's PNG."""
         codes, names = self._shards
-        shard = names[codes[row]]
-        data = self._reader.read(shard, int(self._offsets[row]), int(self._sizes[row]))
+        return names[codes[row]], int(self._offsets[row]), int(self._sizes[row])
+
+    def read_bytes(self, row: int) -> bytes:
+        """An image's PNG, with the errors of `read_image`."""
+        place = self.place(row)
+        data = self._reader.read(*place)
         # A fortieth of the time of decoding, and no step is ever trained on bytes that are not the manifest's.
         if hashlib.sha256(data).digest()[:8] != self._hashes[row : row + 1].tobytes():
             raise InputError(
-                f"{shard}: image {self.sample_ids([row])[0]} is not the one that the manifest describes (its sha256 differs); "
-                "the shard was changed since the ingest, restore it or ingest again"
+                f"{place[0]}: image {self.sample_ids([row])[0]} is not the one of the manifest (its sha256 differs); "
+                "the shard was changed after the ingest, restore it or ingest again"
             )
-        return decode_png(data)
+        return data
 
     def read_images(self, rows: np.ndarray | list[int]) -> list[np.ndarray]:
         return [self.read_image(int(row)) for row in rows]

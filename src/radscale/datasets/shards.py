@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import cv2
-import numpy as np
-
 from radscale.errors import InputError
 
 BLOCK = 512
@@ -26,22 +23,6 @@ class Member:
     offset: int
     size_bytes: int
     sha256: str
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """(H, W) uint8 -> PNG. Level 1: at 518 px higher levels save a tenth of the bytes for ten times the time."""
-    ok, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not ok:
-        raise InputError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as PNG")
-    return bytes(data)
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """PNG bytes -> (H, W) uint8."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise InputError("PNG bytes in a shard cannot be decoded; run `radscale verify` on the dataset")
-    return np.asarray(image)
 
 
 class ShardWriter:
