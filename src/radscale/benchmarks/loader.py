@@ -115,8 +115,8 @@ def _pad(images: list[np.ndarray]) -> Any:
     import torch
 
     canvas = torch.zeros(len(images), max(i.shape[0] for i in images), max(i.shape[1] for i in images), dtype=torch.uint8)
-    for slot, image in zip(canvas, images, strict=True):
-        slot[: image.shape[0], : image.shape[1]] = torch.from_numpy(image)
+    for slot, image in zip(canvas.numpy(), images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
     return canvas
 
 
@@ -133,7 +133,7 @@ class _Files:
         shard, offset, size = self.places[row]
         with (self.folder / shard).open("rb") as file:
             file.seek(offset)
-            return np.array(Image.open(io.BytesIO(file.read(size))))
+            return np.asarray(Image.open(io.BytesIO(file.read(size))))
 
 
 class _Sampler:

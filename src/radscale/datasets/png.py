@@ -1,8 +1,8 @@
 """PNG of 8-bit grey images, written for training and decoded three times as fast as libpng.
 
-Decoding is what a loader spends its time on. Inflating is left to libdeflate; undoing the row filters, which libpng does pixel by
-pixel, is done for two rows at once where both have the Paeth filter, as nearly all rows of an X-ray have (RFC 2083, section 6):
-each pixel waits for its left neighbour, so that one row alone leaves most of a core idle.
+Decoding is what a loader spends its time on. Inflating is left to libdeflate. The row filters (RFC 2083, section 6) are undone
+for two rows at once where both are Paeth's, as nearly all rows of an X-ray are: each pixel waits for its left neighbour, so one
+row alone leaves most of a core idle.
 """
 
 import struct
@@ -29,7 +29,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode_png(data: bytes) -> np.ndarray:
     """PNG bytes -> (H, W) uint8. Other kinds than 8-bit grey go through OpenCV, which makes them that."""
     image = _decode_grey(data) if data[24:29] == GREY else None
-    if image is None:
+    if image is None and data:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     if image is None:
         raise InputError("PNG bytes in a shard cannot be decoded; run `radscale verify` on the dataset")
@@ -111,7 +111,7 @@ def _undo_two_paeth(row_1: np.ndarray, row_2: np.ndarray, above: np.ndarray, out
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _paeth(left: int, up: int, corner: int) -> int:
+def _paeth(left: np.int32, up: np.int32, corner: np.int32) -> np.int32:
     """Of three neighbours the one nearest to left + up - corner; written without branches, which noise makes unpredictable."""
     to_left, to_up, to_corner = abs(up - corner), abs(left - corner), abs(left + up - corner - corner)
     nearest = up if to_up <= to_corner else corner

@@ -22,10 +22,13 @@ def png(image: np.ndarray, filters: np.ndarray) -> bytes:
     predictions = np.stack([np.zeros_like(left), left, above, (left + above) // 2, paeth])
     rows = (image - predictions[filters, np.arange(len(image))]) % 256
     body = zlib.compress(np.column_stack([filters, rows]).astype(np.uint8).tobytes())
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 0)), (b"tEXt", b"Comment\0grey")]
-    chunks += [(b"IDAT", body[start : start + 100]) for start in range(0, len(body), 100)] + [(b"IEND", b"")]
-    parts = [struct.pack(">I", len(b)) + kind + b + struct.pack(">I", zlib.crc32(kind + b)) for kind, b in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 0))
+    pixels = b"".join(chunk(b"IDAT", body[start : start + 100]) for start in range(0, len(body), 100))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tEXt", b"Comment\0grey") + pixels + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (64, 33), (101, 50)])
@@ -55,18 +58,13 @@ def test_other_kinds_become_8_bit_grey() -> None:
         assert np.array_equal(decode_png(data), grey)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "bits", "filter"])
-def test_damaged_files_are_refused(damage: str) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
-    data = png(image, np.full(40, 4))
-    bits = data[:500] + bytes(byte ^ 255 for byte in data[500:600]) + data[600:]
-    broken = {"cut": data[:20], "empty": b"", "bits": bits, "filter": png(image, np.full(40, 4))}[damage]
-    if damage == "filter":
-        body = zlib.compress(np.full((40, 41), 9, np.uint8).tobytes())
-        start = data.index(b"IDAT") - 4
-        chunk = struct.pack(">I", len(body)) + b"IDAT" + body + struct.pack(">I", zlib.crc32(b"IDAT" + body))
-        broken = data[:start] + chunk + data[-12:]
-    assert broken[:8] != data[:8] or _decode_grey(broken + b"\0" * 30) is None
-    if damage in ("cut", "empty"):  # of a file with some readable rows, libpng gives what it has; the hash finds those
+def test_damage_is_found() -> None:
+    data = png(np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8), np.full(40, 4))
+    flipped = data[:500] + bytes(byte ^ 255 for byte in data[500:600]) + data[600:]
+    unknown_filter = data.replace(data[data.index(b"IDAT") - 4 : -12], chunk(b"IDAT", zlib.compress(b"\x09" * 40 * 41)))
+    short = data.replace(data[data.index(b"IDAT") - 4 : -12], chunk(b"IDAT", zlib.compress(b"\x00" * 39 * 41)))
+    for broken in (flipped, unknown_filter, short, data[:300]):
+        assert _decode_grey(broken) is None
+    for broken in (b"", b"no image", data[:20]):
         with pytest.raises(InputError, match="cannot be decoded"):
             decode_png(broken)
