@@ -899,6 +899,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: does it run?")] = False,
     repeat: Annotated[int | None, typer.Option(min=1, help="Rounds.  [default: by part]", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the made data.")] = 0,
+    dataset: Annotated[
+        Path | None, typer.Option(help="loader: read your own.  [default: made images]", show_default=False)
+    ] = None,
 ) -> None:
     """Our speed beside peers', side by side in one run. Peers that are not installed are named and left out."""
     from radscale.benchmarks import PARTS, Options, run_part, tables
@@ -910,7 +913,7 @@ def bench(
     if out is not None:
         tables.check_out(out)
     with _progress("bench") as progress:
-        results = run_part(part, Options(quick, repeat, seed), progress)
+        results = run_part(part, Options(quick, repeat, seed, dataset), progress)
     for result in results:
         shown = Table(title=f"{result.title}, per {result.unit}")
         for column in tables.COLUMNS:

@@ -19,6 +19,8 @@ class Options:
     repeat: int | None = None
     """Rounds; None leaves it to the part."""
     seed: int = 0
+    dataset: Path | None = None
+    """The user's own, where a part reads images; None: made ones."""
 
 
 @dataclass(frozen=True)

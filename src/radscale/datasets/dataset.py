@@ -1,5 +1,6 @@
 """A dataset folder as its readers see it (docs/data_format.md, section 1)."""
 
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radscale.datasets.manifest import REPORTS_SCHEMA, SCHEMA_VERSION, rank_column
-from radscale.datasets.shards import decode_png, read_member
+from radscale.datasets.png import decode_png
+from radscale.datasets.shards import ShardReader
 from radscale.errors import InputError
 
 
 class Dataset:
-    """Opens a dataset; images are read on demand.
+    """Opens a dataset; columns and images are read on demand, so that millions of images cost some 30 bytes each.
 
     Raises:
         InputError: no dataset there, or one of another schema.
@@ -25,7 +27,8 @@ class Dataset:
         self.path = Path(path)
         try:
             self.settings: dict[str, Any] = json.loads((self.path / "dataset.json").read_text(encoding="utf-8"))
-            self.manifest: pa.Table = pq.read_table(self.path / "manifest.parquet")
+            with pq.ParquetFile(self._manifest_path) as manifest:
+                self._num_rows, self.column_names = manifest.metadata.num_rows, list(manifest.schema_arrow.names)
         except FileNotFoundError as error:
             raise InputError(
                 f"{path}: not a dataset ({Path(error.filename).name} is missing); make one with `radscale ingest`"
@@ -35,21 +38,65 @@ class Dataset:
         version = self.settings.get("schema_version")
         if version != SCHEMA_VERSION:
             raise InputError(f"{path}: dataset of schema_version {version!r}; this radscale reads {SCHEMA_VERSION}")
+        self._reader = ShardReader(self.path)
 
     def __len__(self) -> int:
-        return int(self.manifest.num_rows)
+        return self._num_rows
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self.path / "manifest.parquet"
 
     @cached_property
-    def _shards(self) -> list[str]:
-        return list(self.manifest["shard"].to_pylist())
+    def manifest(self) -> pa.Table:
+        """The whole of it, at some 400 bytes a row; `column` and `words` are for those who need a part."""
+        return self._read(None)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of the manifest; it is not kept."""
+        return self._read([name])[name]
+
+    def words(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A column of few distinct strings: for each row the number of its word (-1 for none), and the words."""
+        column = self._read([name], read_dictionary=[name])[name].unify_dictionaries()
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        codes = [np.asarray(chunk.indices.fill_null(-1), dtype=np.int32) for chunk in column.chunks]
+        words = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
+        return np.concatenate([np.empty(0, np.int32), *codes]), words
+
+    def _read(self, columns: list[str] | None, read_dictionary: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(self._manifest_path, columns=columns, read_dictionary=read_dictionary)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{self._manifest_path}: damaged manifest ({error}); ingest again") from None
+
+    @cached_property
+    def _shards(self) -> tuple[np.ndarray, list[str]]:
+        return self.words("shard")
 
     @cached_property
     def _offsets(self) -> np.ndarray:
-        return np.asarray(self.manifest["offset"])
+        return np.asarray(self.column("offset"))
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        return np.asarray(self.manifest["size_bytes"])
+        return np.asarray(self.column("size_bytes")).astype(np.int32)
+
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        """(rows,) first 8 of the 32 bytes of each SHA-256: enough to tell damage, at a quarter of the memory."""
+        parts = [np.empty(0, "V8")]
+        with pq.ParquetFile(self._manifest_path) as manifest:
+            for batch in manifest.iter_batches(columns=["sha256"]):  # as text, all of them would take half a gigabyte
+                try:
+                    digits = "".join(value[:16] for value in batch["sha256"].to_pylist())
+                    parts.append(np.frombuffer(bytes.fromhex(digits), "V8"))
+                except (TypeError, ValueError):
+                    raise InputError(
+                        f"{self._manifest_path}: column sha256 holds other things than hashes; ingest again"
+                    ) from None
+        return np.concatenate(parts)
 
     @property
     def num_train(self) -> int:
@@ -57,15 +104,15 @@ class Dataset:
 
     @property
     def num_replicates(self) -> int:
-        return sum(name.startswith("rank_") for name in self.manifest.column_names)
+        return sum(name.startswith("rank_") for name in self.column_names)
 
     def select(self, split: str | None = None, view: str | tuple[str, ...] | None = None) -> np.ndarray:
         """Rows of a split and of one or several views, in manifest order."""
         keep = np.ones(len(self), dtype=bool)
-        if split is not None:
-            keep &= np.asarray(self.manifest["split"]) == split
-        if view is not None:
-            keep &= np.isin(np.asarray(self.manifest["view"]).astype(str), [view] if isinstance(view, str) else list(view))
+        for name, wanted in (("split", split), ("view", view)):
+            if wanted is not None:
+                codes, words = self.words(name)
+                keep &= np.isin(codes, [words.index(word) for word in np.atleast_1d(wanted) if word in words])
         return np.flatnonzero(keep)
 
     def subset_rows(self, size: int, replicate: int) -> np.ndarray:
@@ -75,11 +122,11 @@ class Dataset:
             InputError: more images than there are, or a replicate that has no order.
         """
         name = rank_column(replicate)
-        if name not in self.manifest.column_names:
+        if name not in self.column_names:
             raise InputError(
                 f"replicate {replicate}: the dataset has {self.num_replicates} orders; ingest with more replicates"
             )
-        ranks = self.manifest[name].fill_null(-1).to_numpy()
+        ranks = self.column(name).fill_null(-1).to_numpy()
         num_train = int((ranks >= 0).sum())
         if size > num_train:
             raise InputError(f"subset of {size:,} images: the dataset has {num_train:,} training images; take a smaller size")
@@ -88,12 +135,75 @@ class Dataset:
         return rows[:size]
 
     def read_image(self, row: int) -> np.ndarray:
-        """(H, W) uint8."""
-        path = self.path / self._shards[row]
-        return decode_png(read_member(path, int(self._offsets[row]), int(self._sizes[row])))
+        """(H, W) uint8.
+
+        Raises:
+            InputError: the shard is missing or cut, or holds other bytes than when the manifest was written.
+        """
+        return decode_png(self.read_bytes(row))
+
+    def place(self, row: int) -> tuple[str, int, int]:
+        """Shard, offset and size in bytes of an image's PNG."""
+        codes, names = self._shards
+        return names[codes[row]], int(self._offsets[row]), int(self._sizes[row])
+
+    def read_bytes(self, row: int) -> bytes:
+        """An image's PNG, with the errors of `read_image`."""
+        place = self.place(row)
+        data = self._reader.read(*place)
+        # A fortieth of the time of decoding, and no step is ever trained on bytes that are not the manifest's.
+        if hashlib.sha256(data).digest()[:8] != self._hashes[row : row + 1].tobytes():
+            raise InputError(
+                f"{place[0]}: image {self.sample_ids([row])[0]} is not the one of the manifest (its sha256 differs); "
+                "the shard was changed after the ingest, restore it or ingest again"
+            )
+        return data
 
     def read_images(self, rows: np.ndarray | list[int]) -> list[np.ndarray]:
         return [self.read_image(int(row)) for row in rows]
+
+    def sample_ids(self, rows: np.ndarray | list[int]) -> list[str]:
+        return list(self.column("sample_id").take(pa.array(rows)).to_pylist())
+
+    def reading_order(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in `rows` in the order in which the images lie on disk."""
+        return np.lexsort((self._offsets[rows], self._shards[0][rows]))
+
+    def fingerprint(self, rows: np.ndarray) -> str:
+        """SHA-256 that changes if any of these images or their order does."""
+        return hashlib.sha256(self._hashes[rows].tobytes()).hexdigest()
+
+    def check_unchanged(self, rows: np.ndarray) -> None:
+        """Before hours are spent on these rows: the manifest is the ingest's, and the shards are there and long enough.
+
+        Raises:
+            InputError: naming the first file for which that does not hold.
+        """
+        recorded = self.settings.get("tables", {}).get("manifest.parquet")
+        with self._manifest_path.open("rb") as file:
+            if recorded is not None and hashlib.file_digest(file, "sha256").hexdigest() != recorded:
+                raise InputError(
+                    f"{self._manifest_path}: was changed after the ingest (its sha256 differs from the one in dataset.json); "
+                    "restore it, or ingest again"
+                )
+        codes, names = self._shards
+        ends = np.zeros(len(names), dtype=np.int64)
+        np.maximum.at(ends, codes[rows], self._offsets[rows] + self._sizes[rows])
+        counts = np.bincount(codes[rows], minlength=len(names))
+        for name, end, count in zip(names, ends.tolist(), counts.tolist(), strict=True):
+            if count:
+                path = self.path / name
+                size = path.stat().st_size if path.exists() else -1
+                if size < end:
+                    what = "is missing" if size < 0 else f"ends at byte {size:,}, the manifest needs {end:,}"
+                    raise InputError(
+                        f"{name}: {what}; {count:,} of the {len(rows):,} images asked for are in it. "
+                        "Restore the shard or ingest again"
+                    )
+
+    def sizes_px(self) -> tuple[np.ndarray, np.ndarray]:
+        """Heights and widths of all images, (rows,) each."""
+        return np.asarray(self.column("height_px")), np.asarray(self.column("width_px"))
 
     def reports(self) -> pa.Table:
         """One row per study with a report; empty if there are none."""

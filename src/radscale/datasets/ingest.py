@@ -33,7 +33,8 @@ from radscale.datasets.manifest import (
     manifest_schema,
     rank_column,
 )
-from radscale.datasets.shards import ShardWriter, encode_png
+from radscale.datasets.png import encode_png
+from radscale.datasets.shards import ShardWriter
 from radscale.datasets.splits import patient_split
 from radscale.datasets.subsets import subset_ranks
 from radscale.datasets.tables import read_csv

@@ -2,13 +2,13 @@
 
 import hashlib
 import io
+import os
 import tarfile
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-
-import cv2
-import numpy as np
 
 from radscale.errors import InputError
 
@@ -23,22 +23,6 @@ class Member:
     offset: int
     size_bytes: int
     sha256: str
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """(H, W) uint8 -> PNG. Level 1: at 518 px higher levels save a tenth of the bytes for ten times the time."""
-    ok, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not ok:
-        raise InputError(f"an image of shape {image.shape} and type {image.dtype} cannot be written as PNG")
-    return bytes(data)
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """PNG bytes -> (H, W) uint8."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise InputError("PNG bytes in a shard cannot be decoded; run `radscale verify` on the dataset")
-    return np.asarray(image)
 
 
 class ShardWriter:
@@ -76,18 +60,65 @@ class ShardWriter:
         self.tar = tarfile.open(self.folder / f"{self.index:06d}.tar", "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
 
-def read_member(path: Path, offset: int, size_bytes: int) -> bytes:
-    """The bytes of one member.
+class ShardReader:
+    """Reads members of a dataset's shards. Threads may share it, and a process may fork with it: no read moves a position.
 
-    Raises:
-        InputError: the shard is missing or shorter than the manifest says.
+    Shards stay open, at most `max_open` of them: on a network disk opening a file costs as much as reading an image.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size_bytes)
-    except FileNotFoundError:
-        raise InputError(f"{path.name}: shard is missing from the dataset; restore it or ingest again") from None
-    if len(data) != size_bytes:
-        raise InputError(f"{path.name}: ends before byte {offset + size_bytes}; the shard is damaged, ingest again")
-    return data
+
+    def __init__(self, folder: Path, max_open: int = 256) -> None:
+        self.folder, self.max_open = folder, max_open
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()  # the one used last stands last
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["ShardReader"], tuple[Path, int]]:
+        return ShardReader, (self.folder, self.max_open)
+
+    def read(self, shard: str, offset: int, size_bytes: int) -> bytes:
+        """The bytes of one member.
+
+        Args:
+            shard: path relative to the dataset.
+            offset: of the first byte in the shard.
+            size_bytes: of the member.
+
+        Raises:
+            InputError: the shard is missing, unreadable or shorter than the manifest says.
+        """
+        try:
+            data = os.pread(self._descriptor(shard).number, size_bytes, offset)
+        except OSError as error:
+            raise InputError(f"{shard}: cannot be read ({error.strerror}); restore the shard or ingest again") from None
+        if len(data) != size_bytes:
+            raise InputError(
+                f"{shard}: ends before byte {offset + size_bytes}; the shard is damaged, restore it or ingest again"
+            )
+        return data
+
+    def _descriptor(self, shard: str) -> "_Descriptor":
+        with self._lock:
+            if shard in self._open:
+                self._open.move_to_end(shard)
+                return self._open[shard]
+        opened = _Descriptor(self.folder / shard)  # not under the lock: on a network disk this may take long
+        with self._lock:
+            self._open[shard] = opened
+            if len(self._open) > self.max_open:
+                self._open.popitem(last=False)
+        return opened
+
+
+class _Descriptor:
+    """Of an open file, which is closed when nobody holds it any more: a thread may still read what another one evicts."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.number = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise InputError(
+                f"{path.parent.name}/{path.name}: shard is missing from the dataset; restore it or ingest again"
+            ) from None
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)

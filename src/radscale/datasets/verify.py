@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from radscale.datasets.dataset import Dataset
 from radscale.datasets.exclusions import REASONS
 from radscale.datasets.manifest import rank_column
-from radscale.datasets.shards import read_member
+from radscale.datasets.shards import ShardReader
 from radscale.datasets.splits import SPLITS, patient_split
 from radscale.datasets.subsets import subset_ranks
 from radscale.errors import InputError
@@ -105,11 +105,11 @@ def _check_counts(dataset: Dataset) -> list[str]:
 
 
 def _check_bytes(dataset: Dataset, progress: Callable[[int, int, str], None] | None) -> list[str]:
-    damaged = 0
+    damaged, reader = 0, ShardReader(dataset.path)
     columns = (dataset.manifest[name].to_pylist() for name in ("shard", "offset", "size_bytes", "sha256"))
     for row, (shard, offset, size, sha256) in enumerate(zip(*columns, strict=True)):
         try:
-            data = read_member(dataset.path / shard, offset, size)
+            data = reader.read(shard, offset, size)
         except InputError:
             damaged += 1
             continue

@@ -64,7 +64,7 @@ def run_pretraining(
     """
     data = Dataset(dataset)
     rows = data.select(split="train") if config.subset_size is None else data.subset_rows(config.subset_size, config.replicate)
-    images = SubsetImages(data, rows.tolist(), config.max_memory_gb)
+    images = SubsetImages(data, rows, config.max_memory_gb)
     encoder, head, from_scratch = _start(config, init, init_name)
     weights = _digest(encoder, head)
     flops = training_flops_per_sample(config, encoder)

@@ -6,6 +6,7 @@ import pytest
 
 from radscale.errors import InputError
 from radscale.training import ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
+from radscale.training.distributed import Ranks
 
 DATA = Path(os.environ.get("RADSCALE_SHARED_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
 FIXTURE = DATA / "dinov2_reference.safetensors"
@@ -52,6 +53,19 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
         sampler.batch(step)
     np.testing.assert_array_equal(sampler.batch(1000), late)
     assert list(ShuffledEpochs(10, 4, seed=1).batch(1000)) != list(late)
+
+
+def test_ranks_share_the_batch_that_one_would_have() -> None:
+    sampler = ShuffledEpochs(num_rows=10, batch_size=6, seed=0)
+    for step in (0, 1, 2, 77):  # the second and the last span two epochs
+        whole = sampler.batch(step)
+        shares = [Ranks(rank, 3).share(ShuffledEpochs(10, 6, seed=0).batch(step)) for rank in range(3)]
+        assert np.concatenate(shares).tolist() == whole.tolist()
+
+
+def test_epochs_are_numpys_permutations() -> None:
+    """Runs that were begun with another version of this code go on in the same order."""
+    np.testing.assert_array_equal(ShuffledEpochs(100, 100, seed=4).batch(2), np.random.default_rng([4, 2]).permutation(100))
 
 
 def test_a_batch_larger_than_the_data_spans_epochs() -> None:
