@@ -135,9 +135,7 @@ class LoopOptions:
     `compile` alone changes last bits."""
 
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
-    evaluate_every: int | None = None
-    """Steps between evaluations of the encoder while it trains, where the objective has one; None never looks."""
+    """Steps between lines of metrics.jsonl; the first and the last step always have one."""
     save_every_seconds: float = 60.0
     """Between training states: what a killed run has to do again. Raise it where weights are large and the disk is slow."""
     keep_states: int = 1
@@ -152,7 +150,6 @@ class LoopOptions:
     def __post_init__(self) -> None:
         rules = {
             "log_every": (self.log_every >= 1, "at least 1"),
-            "evaluate_every": (self.evaluate_every is None or self.evaluate_every >= 1, "at least 1, or none"),
             "save_every_seconds": (self.save_every_seconds > 0, "above 0"),
             "keep_states": (self.keep_states >= 1, "at least 1"),
         }

@@ -283,7 +283,6 @@ def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> 
         frozen=frozen,
         images_per_step=config.batch_size,
         log_every=config.loop.log_every,
-        evaluate_every=config.loop.evaluate_every,
         save_every_seconds=config.loop.save_every_seconds,
         keep_states=config.loop.keep_states,
         tensorboard=config.loop.tensorboard,

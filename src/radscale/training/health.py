@@ -82,7 +82,7 @@ class Health:
             Loss and measurements, if this step was logged.
         """
         values = None
-        if step % self.log_every == 0 or step == self.total_steps:
+        if step == 1 or step % self.log_every == 0 or step == self.total_steps:
             values = self._mean({"loss": loss, **measurements})
             rate = self.images_per_step * (step - self.logged_at) / max(seconds - self.logged_seconds, 1e-9)
             self.logged_at, self.logged_seconds = step, seconds
@@ -97,7 +97,7 @@ class Health:
 
     def evaluated(self, step: int, values: Mapping[str, float]) -> None:
         """Log an evaluation after so many steps."""
-        self._write(step, {"evaluation": dict(values)})
+        self._write(step, values)
 
     def close(self) -> None:
         if self.log is not None:
@@ -139,12 +139,8 @@ class MetricsLog:
         if self.writer is None:
             return
         for name, value in values.items():
-            parts = (
-                {f"{name}/{part}": number for part, number in value.items()} if isinstance(value, Mapping) else {name: value}
-            )
-            for part, number in parts.items():
-                if not isinstance(number, str):
-                    self.writer.add_scalar(part, number, step)
+            if not isinstance(value, str):
+                self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self.writer is not None:
@@ -173,8 +169,6 @@ def _tensorboard_writer(folder: Path, first_step: int) -> Any:
 
 def _rounded(value: Any) -> Any:
     """Six digits; what is no number in JSON is null."""
-    if isinstance(value, Mapping):
-        return {name: _rounded(part) for name, part in value.items()}
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

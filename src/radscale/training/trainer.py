@@ -42,7 +42,8 @@ class Objective(Protocol):
     """One way to learn: its networks, its loss, and what happens after a step.
 
     Two more methods are used where an objective has them: `alarms(measurements) -> list[str]` ("kind: what is wrong; what to
-    try", from the floats of a logged step) and `evaluate(step) -> dict[str, float]`.
+    try", from the floats of a logged step), and `evaluate(step) -> dict[str, float]`, asked before the first and after every
+    step: measurements that need more than a batch, most often none.
     """
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -78,7 +79,6 @@ class LoopSettings:
     same_ranks_because: str = ""
     """Why another number of ranks would learn something else; "" where it would not, and a run may be resumed on any."""
     log_every: int = 10
-    evaluate_every: int | None = None
     save_every_seconds: float = 60.0
     keep_states: int = 1
     tensorboard: bool = False
@@ -179,7 +179,6 @@ class _Session:
         self.observer, self.work = observer, work
         self.first_step = position.step
         self.seconds_before, self.device_seconds_before = position.seconds, position.device_seconds
-        self.evaluates = settings.evaluate_every is not None and hasattr(objective, "evaluate")
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -194,7 +193,7 @@ class _Session:
             total_steps=settings.total_steps,
             tensorboard=settings.tensorboard,
         )
-        if self.evaluates and self.position.step == 0:
+        if self.position.step == 0:
             self._evaluate()
         self.watch = Stopwatch()
         self.saved_at, self.seconds_of_a_save = time.monotonic(), 0.0
@@ -214,13 +213,14 @@ class _Session:
         alarms = getattr(self.objective, "alarms", None)
         logged = self.health.step_done(position.step, seconds, loss, measurements, facts, alarms)
         position.last = position.last if logged is None else logged
-        at_end = position.step == settings.total_steps
-        if self.evaluates and (at_end or position.step % int(settings.evaluate_every or 1) == 0):
-            with self.watch.stopped():
-                self._evaluate()
+        with self.watch.stopped():
+            self._evaluate()
 
     def _evaluate(self) -> None:
-        self.health.evaluated(self.position.step, self.objective.evaluate(self.position.step))  # type: ignore[attr-defined]
+        evaluate = getattr(self.objective, "evaluate", None)
+        found = {} if evaluate is None else evaluate(self.position.step)
+        if found:
+            self.health.evaluated(self.position.step, found)
 
     def save_or_stop(self, stop: StopRequest) -> None:
         """Save now and then, and at the end of a session that someone or the clock ends; all ranks decide alike."""

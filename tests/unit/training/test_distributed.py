@@ -47,7 +47,7 @@ def test_two_ranks_learn_what_one_does(two_ranks: Path, tmp_path: Path) -> None:
             assert not torch.allclose(value, start[part][name], atol=1e-3)
     for folder in (two_ranks / "work", tmp_path):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == [2, 4, 6]
+        assert [line["step"] for line in lines] == [1, 2, 4, 6]
     assert lines[-1]["own"] == pytest.approx(
         json.loads((two_ranks / "work" / "metrics.jsonl").read_text().splitlines()[-1])["own"], rel=1e-5
     )
@@ -84,7 +84,9 @@ def test_a_state_of_two_ranks_goes_on_with_one_where_that_is_exact(two_ranks: Pa
     assert state is not None
     TrainingStates(work).save(2, state)
     refused = run_of_ranks.settings(same_ranks_because="stochastic depth is drawn on each device")
-    with pytest.raises(InputError, match="started on 2 devices and cannot go on with 1: stochastic depth is drawn .* --restart"):
+    with pytest.raises(
+        InputError, match=r"started on 2 devices and cannot go on with 1: stochastic depth is drawn .* --restart"
+    ):
         train(run_of_ranks.Pairs(), refused, work=work, identity={})
     resumed, straight = run_of_ranks.Pairs(), run_of_ranks.Pairs()
     train(resumed, run_of_ranks.settings(), work=work, identity={})
@@ -112,7 +114,7 @@ def test_buckets_hold_one_type_in_order_up_to_their_size() -> None:
 def test_devices_that_the_launcher_did_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
-    with pytest.raises(InputError, match="started on 2 nodes with 4 processes each, but --devices 3 --num-nodes 2"):
+    with pytest.raises(InputError, match=r"started on 2 nodes with 4 processes each, but --devices 3 --num-nodes 2"):
         start_fabric(devices=3)
 
 
