@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from radscale import __version__
-from radscale.errors import InputError
+from radscale.errors import InputError, OtherProcessError
 
 app = typer.Typer(
     name="radscale",
@@ -31,6 +32,8 @@ app = typer.Typer(
 STAGE_NAMES = (
     "phantom, datasets, extraction, agreement, open_weights, budget, pretraining, probing, analysis, pictures, similarity"
 )
+EXIT_REQUEUE = 75
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, run it again."""
 console = Console(width=None if sys.stdout.isatty() else 120)
 
 ExperimentArgument = Annotated[str, typer.Argument(help="Experiment YAML, or a recipe: phantom, smoke, images, paper.")]
@@ -329,10 +332,25 @@ def pretrain(
         Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
     ] = None,
     config: ConfigOption = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Devices of this machine.  \\[default: the launcher's, or 1]", show_default=False)
+    ] = None,
+    num_nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines.  \\[default: the launcher's, or 1]", show_default=False)
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(min=1, help="End before that much wall clock, state saved, exit code 75.", show_default=False),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the state of an earlier session.")] = False,
 ) -> None:
-    """Continue an encoder on a nested subset. Killed and run again, it goes on where it was."""
+    """Continue an encoder on a nested subset. Killed and run again, it goes on where it was.
+
+    Exit codes: 0 done; 75 ended early by SIGTERM, SIGUSR1 or --max-seconds: run it again; 130 Ctrl-C; 2 one line says why.
+    """
     from radscale.datasets import Dataset
     from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
+    from radscale.training import RunStopped, start_fabric
 
     if (epochs is None) == (gpu_seconds is None):
         raise InputError("give the budget: either --epochs or --gpu-seconds")
@@ -341,20 +359,33 @@ def pretrain(
     given = {"objective": objective, "budget": budget, "subset_size": size, "replicate": replicate}
     settings = _settings(PretrainingConfig, given, config)
     partial = _new_folder(out, resumes=True)
-    with _progress("pretrain") as progress:
-        facts = run_pretraining(
-            settings,
-            dataset=dataset,
-            labels=_labels_of(dataset, labels),
-            init=init,
-            init_name=model,
-            out=partial / "out",
-            work=partial / "work",
-            progress=progress,
-        )
-    (partial / "out").rename(out)
-    _remove(partial)
-    _print_facts(facts)
+    fabric = start_fabric(precision=settings.precision, devices=devices, num_nodes=num_nodes)
+    first = fabric.is_global_zero
+    try:
+        with _progress("pretrain") if first else nullcontext() as progress:
+            facts = run_pretraining(
+                settings,
+                dataset=dataset,
+                labels=_labels_of(dataset, labels),
+                init=init,
+                init_name=model,
+                out=partial / "out",
+                work=partial / "work",
+                progress=progress,
+                say=lambda line: console.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True),
+                fabric=fabric,
+                earlier_state="discard" if restart else "resume",
+                max_seconds=max_seconds,
+            )
+    except RunStopped as stopped:
+        if first:
+            line = f"stopped by {stopped.reason} after step {stopped.step:,} of {stopped.total_steps:,}"
+            _complain(f"{line}; its state is saved: run the same command again to go on", EXIT_REQUEUE)
+        raise typer.Exit(128 + signal.SIGINT if stopped.by_the_user else EXIT_REQUEUE) from None
+    if first:
+        (partial / "out").rename(out)
+        _remove(partial)
+        _print_facts(facts)
 
 
 def _remove(folder: Path) -> None:
@@ -956,6 +987,8 @@ def _stop(number: int, frame: object) -> None:
 def _run(command: Callable[[], Any]) -> int:
     try:
         command()
+    except OtherProcessError:
+        return 2
     except InputError as error:
         return _complain(str(error), 2)
     except OSError as error:

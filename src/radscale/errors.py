@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class OtherProcessError(InputError):
+    """This process ends because another one of its run did. The command line leaves it to that one to say why."""

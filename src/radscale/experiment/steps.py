@@ -113,6 +113,7 @@ def pretrain_open_weights(config: Config, inputs: Inputs, out: Path, context: St
         out=out,
         work=context.work,
         progress=context.progress,
+        earlier_state="resume_or_restart",
     )
 
 
@@ -161,6 +162,7 @@ def continue_pretraining(config: Config, inputs: Inputs, out: Path, context: Ste
         out=out,
         work=context.work,
         progress=context.progress,
+        earlier_state="resume_or_restart",
     )
 
 

@@ -130,6 +130,33 @@ class Dinov2Options:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """Of the loop around the steps. What is learned does not depend on them, so that a run may be resumed with others;
+    `compile` alone changes last bits."""
+
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl; the first and the last step always have one."""
+    save_every_seconds: float = 60.0
+    """Between training states: what a killed run has to do again. Raise it where weights are large and the disk is slow."""
+    keep_states: int = 1
+    """Newest training states kept. One is enough to resume; more of them cost as much disk each."""
+    tensorboard: bool = False
+    """Beside metrics.jsonl; needs the extra `tensorboard`."""
+    compile: bool = False
+    """`torch.compile` of the encoders' blocks: minutes at the start, faster steps on a GPU. Rarely pays on a CPU."""
+    activation_checkpointing: bool = False
+    """A third more compute for much less memory; the gradients are the same."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "log_every": (self.log_every >= 1, "at least 1"),
+            "save_every_seconds": (self.save_every_seconds > 0, "above 0"),
+            "keep_states": (self.keep_states >= 1, "at least 1"),
+        }
+        check_rules(self, rules, "loop.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
     """One run: objective, data, budget, optimisation."""
 
@@ -163,6 +190,7 @@ class PretrainingConfig:
     text_tower: TextTower = TextTower()
     augmentation: Augmentation = Augmentation()
     dinov2: Dinov2Options = Dinov2Options()
+    loop: LoopOptions = LoopOptions()
     max_memory_gb: float = 4.0
     """Decoded images are kept in memory up to this much, and decoded again and again beyond it."""
 

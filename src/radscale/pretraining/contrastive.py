@@ -14,7 +14,7 @@ from radscale.pretraining.augmentations import apply_crops, plan_crops
 from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.texts import TrainingRows
-from radscale.training import ShuffledEpochs
+from radscale.training import Ranks, ShuffledEpochs
 
 NORM_LAYERS = (nn.LayerNorm,)
 
@@ -43,7 +43,14 @@ class ContrastiveObjective:
     """
 
     def __init__(
-        self, encoder: Encoder, images: SubsetImages, rows: TrainingRows, config: PretrainingConfig, *, from_scratch: bool
+        self,
+        encoder: Encoder,
+        images: SubsetImages,
+        rows: TrainingRows,
+        config: PretrainingConfig,
+        *,
+        from_scratch: bool,
+        ranks: Ranks = Ranks(),
     ) -> None:
         self.new_tower_multiplier = 1.0
         if isinstance(encoder, ViTEncoder):

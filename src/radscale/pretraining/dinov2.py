@@ -14,7 +14,7 @@ from radscale.models import DinoHead, Encoder, ViTConfig, ViTEncoder
 from radscale.pretraining.augmentations import apply_crops, block_masks, plan_crops
 from radscale.pretraining.config import Dinov2Options, PretrainingConfig
 from radscale.pretraining.images import SubsetImages
-from radscale.training import ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
+from radscale.training import Ranks, ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
 
 
 class Dinov2Objective:
@@ -29,6 +29,7 @@ class Dinov2Objective:
         total_steps: int,
         *,
         from_scratch: bool,
+        ranks: Ranks = Ranks(),
     ) -> None:
         options = config.dinov2
         if not isinstance(encoder, ViTEncoder):

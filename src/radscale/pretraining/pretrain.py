@@ -1,17 +1,21 @@
 """One pretraining run: from a dataset and weights to a checkpoint, with the compute it was given and the compute it used."""
 
 import copy
+import gc
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from radscale.datasets import Dataset, read_label_table
@@ -23,10 +27,26 @@ from radscale.pretraining.contrastive import ContrastiveObjective
 from radscale.pretraining.dinov2 import Dinov2Objective
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.texts import TrainingRows, label_text, report_text, training_rows, view_prefix
-from radscale.training import LoopSettings, cosine_schedule, load_dino_head, load_encoder, save_checkpoint, train
+from radscale.training import LoopSettings, cosine_schedule, load_dino_head, load_encoder, save_checkpoint, start_fabric, train
+from radscale.training.distributed import Ranks
+from radscale.training.health import (
+    METRICS,
+    TENSORBOARD,
+    Observer,
+    check_tensorboard,
+    device_memory_gb,
+    peak_memory_gb,
+    reset_peak_memory,
+)
+from radscale.training.trainer import EarlierState, OutOfMemoryError
+from radscale.training.weight_files import write_json
 
-CALIBRATION_STEPS = 3
+CALIBRATION_WARMUP, CALIBRATION_STEPS = 2, 8
 CALIBRATION = "calibration.json"
+BUDGET_TOLERANCE = 0.02
+MEMORY_RESERVE = 0.05
+"""Of a GPU, for what its allocator cannot use."""
+Objective = ContrastiveObjective | Dinov2Objective
 
 
 def run_pretraining(
@@ -39,6 +59,10 @@ def run_pretraining(
     out: Path,
     work: Path,
     progress: Callable[[int, int, str], None] | None = None,
+    say: Callable[[str], None] = warnings.warn,
+    fabric: Fabric | None = None,
+    earlier_state: EarlierState = "resume",
+    max_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Train one encoder and write its checkpoint.
 
@@ -54,6 +78,11 @@ def run_pretraining(
         out: folder for the checkpoint.
         work: folder for the state of an unfinished run; it may be deleted when the run is done.
         progress: called with (done, all, what).
+        say: called with one line for a person: alarms, a budget that was missed.
+        fabric: devices, see `radscale.training.start_fabric`; None takes one. All processes of a run call this function with
+            equal arguments; the first one writes.
+        earlier_state: see `radscale.training.trainer.EarlierState`.
+        max_seconds: end before so many seconds of wall clock with the state saved, for a scheduler's limit.
 
     Returns:
         Facts for the record: target and achieved budget, steps, samples seen, seconds, images per second, final losses, and
@@ -61,31 +90,85 @@ def run_pretraining(
 
     Raises:
         InputError: data, weights and settings that do not go together.
+        RunStopped: after a signal or at the end of `max_seconds`, with the state saved.
     """
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    if config.loop.tensorboard:
+        check_tensorboard()
+    fabric = fabric or start_fabric(precision=config.precision)
+    ranks = Ranks.of(fabric)
+    if config.batch_size % ranks.world_size:
+        raise InputError(f"batch_size {config.batch_size} does not divide among {ranks.world_size} devices; take a multiple")
     data = Dataset(dataset)
     rows = data.select(split="train") if config.subset_size is None else data.subset_rows(config.subset_size, config.replicate)
     images = SubsetImages(data, rows, config.max_memory_gb)
     encoder, head, from_scratch = _start(config, init, init_name)
+    if config.loop.activation_checkpointing:
+        encoder.set_activation_checkpointing(True)
     weights = _digest(encoder, head)
     flops = training_flops_per_sample(config, encoder)
 
-    def make(encoder: Encoder, head: DinoHead | None, total_steps: int) -> ContrastiveObjective | Dinov2Objective:
+    def make(config: PretrainingConfig, encoder: Encoder, head: DinoHead | None, total_steps: int) -> Objective:
         """The objective, which changes the modules that it is given."""
+        made: Objective
         if config.objective == "dinov2":
-            return Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch)
-        return ContrastiveObjective(encoder, images, _rows(config, data, rows, labels), config, from_scratch=from_scratch)
+            made = Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch, ranks=ranks)
+        else:
+            pairs = _rows(config, data, rows, labels)
+            made = ContrastiveObjective(encoder, images, pairs, config, from_scratch=from_scratch, ranks=ranks)
+        if config.loop.compile:
+            _compile_blocks(made)
+        return made
+
+    def trial(config: PretrainingConfig, steps: int) -> list[float]:
+        """Train a copy and forget it; the time after each step."""
+        times: list[float] = []
+        loop = replace(_loop_settings(config, steps, new_head=False), save_every_seconds=float("inf"))
+        train(
+            make(config, *copy.deepcopy((encoder, head)), steps),
+            loop,
+            work=work / "trial",
+            identity={},
+            fabric=fabric,
+            observer=Observer(progress=lambda *_: times.append(time.monotonic())),
+            earlier_state="discard",
+        )
+        if ranks.is_first:
+            shutil.rmtree(work / "trial")
+        return times
 
     seconds_per_sample = None
     if config.budget.unit == "gpu_seconds":
-        seconds_per_sample = _calibrate(lambda steps: make(*copy.deepcopy((encoder, head)), steps), config, work)
+        seconds_per_sample = _calibrate(lambda steps: trial(config, steps), config.batch_size, ranks, work, earlier_state)
     steps = steps_for(config.budget, config.batch_size, flops_per_sample=flops, seconds_per_sample=seconds_per_sample)
-    objective = make(encoder, head, steps)
-    identity = _identity(config, data, rows, steps, weights, objective)
-    loop = _loop_settings(config, steps, new_head=head is None)
-    result = train(objective, loop, work=work, identity=identity, progress=progress)
+    objective = make(config, encoder, head, steps)
+    observer = Observer(
+        progress=progress if ranks.is_first else None,
+        say=say,
+        input_facts=lambda: _input_facts(images),
+        sample_ids=_sample_ids(objective, data, rows, ranks),
+    )
+    try:
+        result = train(
+            objective,
+            replace(_loop_settings(config, steps, new_head=head is None), same_ranks_because=_rank_dependence(config, encoder)),
+            work=work,
+            identity=_identity(config, data, rows, steps, weights, objective),
+            fabric=fabric,
+            observer=observer,
+            earlier_state=earlier_state,
+            deadline=deadline,
+        )
+    except OutOfMemoryError as error:
+        problem = str(error)
+        result = None
+    if result is None:  # here and not in the handler, whose traceback holds on to the memory
+        del objective, observer
+        raise OutOfMemoryError(problem + (_advice(config, trial) if ranks.world_size == 1 else ""))
 
     samples = steps * config.batch_size
-    achieved = {"samples_seen": float(samples), "flops": samples * flops, "gpu_seconds": result.seconds}
+    amounts = {"samples_seen": float(samples), "flops": samples * flops, "gpu_seconds": result.device_seconds}
+    achieved = amounts[config.budget.unit]
     facts: dict[str, Any] = {
         "objective": config.objective,
         "num_images": len(images),
@@ -94,22 +177,35 @@ def run_pretraining(
         "flops_per_image": flops,
         "unit": config.budget.unit,
         "target": config.budget.amount,
-        "achieved": achieved[config.budget.unit],
+        "achieved": achieved,
+        "achieved_share": round(achieved / config.budget.amount, 4),
+        "num_devices": ranks.world_size,
         "num_threads": torch.get_num_threads(),
         "training_seconds": round(result.seconds, 2),
+        "device_seconds": round(result.device_seconds, 2),
         "images_per_second": round(samples / max(result.seconds, 1e-9), 1),
         "final": {name: float(f"{value:.6g}") for name, value in result.last.items()},
     }
+    if ranks.is_first and config.budget.unit == "gpu_seconds" and abs(achieved / config.budget.amount - 1) > BUDGET_TOLERANCE:
+        say(
+            f"budget: used {achieved:.4g} of {config.budget.amount:.4g} device seconds; the machine was not as fast as when it "
+            "was calibrated. Equal compute is exact with a budget in FLOPs or samples seen"
+        )
     info = {"objective": config.objective, "samples_seen": samples, "num_images": len(images)}
-    if isinstance(objective, Dinov2Objective):
-        exported, exported_head = objective.export()
-        save_checkpoint(out, exported, head=exported_head, info=info)
-    else:
+    if isinstance(objective, ContrastiveObjective):
         facts["num_texts"] = len(objective.rows.text)
         facts["num_label_texts"] = int((objective.rows.label > 0).sum())
         facts["truncated_text_share"] = round(objective.num_truncated / len(objective.rows.text), 4)
-        save_checkpoint(out, objective.export(), info=info)
-    shutil.copyfile(work / "metrics.jsonl", out / "metrics.jsonl")
+    if ranks.is_first:
+        if isinstance(objective, Dinov2Objective):
+            exported, exported_head = objective.export()
+            save_checkpoint(out, exported, head=exported_head, info=info)
+        else:
+            save_checkpoint(out, objective.export(), info=info)
+        shutil.copyfile(work / METRICS, out / METRICS)
+        if config.loop.tensorboard:
+            shutil.copytree(work / TENSORBOARD, out / TENSORBOARD, dirs_exist_ok=True)
+    ranks.wait()
     return facts
 
 
@@ -185,30 +281,99 @@ def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> 
         weight_decay=cosine_schedule(config.weight_decay, final_decay, steps),
         clip_norm=config.clip_norm,
         frozen=frozen,
-        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision],
         images_per_step=config.batch_size,
+        log_every=config.loop.log_every,
+        save_every_seconds=config.loop.save_every_seconds,
+        keep_states=config.loop.keep_states,
+        tensorboard=config.loop.tensorboard,
     )
 
 
-def _calibrate(make: Callable[[int], ContrastiveObjective | Dinov2Objective], config: PretrainingConfig, work: Path) -> float:
-    """Seconds of one image on this hardware, measured once per run and kept, so that a resumed run plans the same steps."""
+def _compile_blocks(objective: Objective) -> None:
+    """The blocks of all its networks, a teacher's too: they are many and alike, so that little is compiled, once."""
+    for network in (value for value in vars(objective).values() if isinstance(value, nn.Module)):
+        for module in network.modules():
+            if type(module).__name__.endswith("Block"):
+                module.compile()
+
+
+def _rank_dependence(config: PretrainingConfig, encoder: Encoder) -> str:
+    """What another number of devices would draw or average otherwise; "" where only the rounding of sums differs."""
+    reasons = []
+    if config.objective == "dinov2" and config.dinov2.koleo_weight > 0:
+        reasons.append("KoLeo is taken among the images of one device")
+    rate = config.dinov2.drop_path if config.objective == "dinov2" else _largest_drop_path(encoder.config_dict())
+    if rate > 0:
+        reasons.append("stochastic depth is drawn on each device")
+    return " and ".join(reasons)
+
+
+def _largest_drop_path(values: Mapping[str, Any]) -> float:
+    inner = [_largest_drop_path(value) for value in values.values() if isinstance(value, Mapping)]
+    return max([float(values.get("drop_path", 0.0)), *inner])
+
+
+def _input_facts(images: SubsetImages) -> dict[str, float]:
+    return {"waiting_share": images.waiting_share} if hasattr(images, "waiting_share") else {}
+
+
+def _sample_ids(objective: Objective, data: Dataset, rows: np.ndarray, ranks: Ranks) -> Callable[[int], list[str]]:
+    """Pseudonymous ids of this rank's images of a step."""
+
+    def of_step(step: int) -> list[str]:
+        chosen = np.asarray(ranks.share(objective.sampler.batch(step).tolist()))
+        if isinstance(objective, ContrastiveObjective):
+            chosen = objective.rows.image[chosen]
+        return [str(name) for name in data.manifest["sample_id"].take(rows[chosen]).to_pylist()]
+
+    return of_step
+
+
+def _calibrate(
+    trial: Callable[[int], list[float]], batch_size: int, ranks: Ranks, work: Path, earlier_state: EarlierState
+) -> float:
+    """Device seconds of one image on this hardware, measured once per run and kept, so that a resumed run plans the same steps.
+    They are not counted as training."""
     path = work / CALIBRATION
-    if path.exists():
-        return float(json.loads(path.read_text(encoding="utf-8"))["seconds_per_sample"])
-    trial = work / "trial"
-    seconds = []
-    for steps in (1, 1 + CALIBRATION_STEPS):  # the first trial warms up
-        shutil.rmtree(trial, ignore_errors=True)  # of a session that was killed here
-        objective = make(steps)
-        started = time.monotonic()
-        train(objective, _loop_settings(config, steps, new_head=False), work=trial, identity="trial")
-        seconds.append(time.monotonic() - started)
-    shutil.rmtree(trial)
-    value = max(seconds[1] - seconds[0], seconds[1] / (2 + CALIBRATION_STEPS)) / (CALIBRATION_STEPS * config.batch_size)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"seconds_per_sample": value}), encoding="utf-8")
-    temporary.replace(path)
+    known = None
+    if path.exists() and earlier_state != "discard":
+        known = float(json.loads(path.read_text(encoding="utf-8"))["seconds_per_sample"])
+    known = ranks.collect(known)[0]
+    if known is not None:
+        return known
+    times = trial(CALIBRATION_WARMUP + CALIBRATION_STEPS)
+    seconds = (times[-1] - times[CALIBRATION_WARMUP - 1]) / CALIBRATION_STEPS
+    value = ranks.collect(seconds * ranks.world_size / batch_size)[0]
+    if ranks.is_first:
+        write_json(path, {"seconds_per_sample": value})
     return value
+
+
+def _advice(config: PretrainingConfig, trial: Callable[[PretrainingConfig, int], list[float]]) -> str:
+    """The largest batch that fits, from the memory of two steps that are known to be small."""
+    peaks = {}
+    try:
+        for images in (2, 4):
+            gc.collect()
+            reset_peak_memory()
+            trial(replace(config, batch_size=images, budget=ComputeBudget.samples_seen(images)), 1)
+            peaks[images] = peak_memory_gb()
+    except OutOfMemoryError:
+        return "; not even 4 images fit: take a smaller encoder or smaller images"
+    return f"; about {images_that_fit(device_memory_gb(), peaks[2], peaks[4])} would fit as they are now"
+
+
+def images_that_fit(memory_gb: float, peak_of_2_gb: float, peak_of_4_gb: float) -> int:
+    """Images of a step on a device: weights and optimizer are the same for every batch, the rest grows with it.
+
+    Args:
+        memory_gb: of the device.
+        peak_of_2_gb: most memory of a step with 2 images.
+        peak_of_4_gb: most memory of a step with 4 images.
+    """
+    per_image = (peak_of_4_gb - peak_of_2_gb) / 2
+    fixed = peak_of_2_gb - 2 * per_image
+    return max(4, int(((1 - MEMORY_RESERVE) * memory_gb - fixed) / per_image)) if per_image > 0 else 4
 
 
 def _digest(*modules: nn.Module | None) -> str:
@@ -222,24 +387,40 @@ def _digest(*modules: nn.Module | None) -> str:
 
 
 def _identity(
-    config: PretrainingConfig,
-    data: Dataset,
-    rows: np.ndarray,
-    steps: int,
-    weights: str,
-    objective: ContrastiveObjective | Dinov2Objective,
-) -> str:
-    """Names this run: a state of other settings, weights, images, texts or another number of steps is not resumed."""
-    facts: dict[str, Any] = {
-        "settings": {**asdict(config), "budget": [config.budget.unit, config.budget.amount]},
-        "steps": steps,
-        "weights": weights,
-        "images": data.manifest["sha256"].take(rows).to_pylist(),
-    }
+    config: PretrainingConfig, data: Dataset, rows: np.ndarray, steps: int, weights: str, objective: Objective
+) -> dict[str, Any]:
+    """Names this run, fact by fact: a state of other settings, weights, images, texts or another number of steps is of another
+    run. How it is logged, saved and fed with images is left out."""
+    settings = asdict(config)
+    compiled = settings.pop("loop")["compile"]
+    for name in ("budget", "max_memory_gb"):
+        settings.pop(name)
+    facts = {**_flat(settings), "budget": f"{config.budget.amount:g} {config.budget.unit}", "loop.compile": compiled}
+    facts |= {"steps": steps, "weights": weights, "images of the subset": _digest_of_texts(data.manifest["sha256"].take(rows))}
     if isinstance(objective, ContrastiveObjective):
         pairs = objective.rows
-        facts["pairs"] = [pairs.image.tolist(), pairs.text, pairs.label.tolist()]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([pairs.image.tolist(), pairs.text, pairs.label.tolist()]).encode())
+        facts["texts"] = digest.hexdigest()
+    return facts
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; lists as text."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(list(value)) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def _digest_of_texts(column: pa.ChunkedArray) -> str:
+    """SHA-256 of a column of strings, chunk by chunk: millions of them are never Python objects at once."""
+    digest = hashlib.sha256()
+    for start in range(0, len(column), 65_536):
+        digest.update("\n".join(column.slice(start, 65_536).to_pylist()).encode() + b"\n")
+    return digest.hexdigest()
 
 
 __all__ = ["ComputeBudget", "run_pretraining"]

@@ -1,5 +1,7 @@
 """Encoder checkpoints (docs/data_format.md, section 3) and training states, written so that a reader never sees half of one."""
 
+import errno
+import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -123,9 +125,49 @@ def build_head(state: Mapping[str, Tensor], source: str) -> DinoHead:
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
-    """Write nested dicts and lists of tensors, numbers and strings, durably and atomically."""
+    """Write nested dicts and lists of tensors, numbers and strings, durably and atomically.
+
+    Raises:
+        OSError: the disk is full; what stood at `path` before still does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            # The writer of PyTorch's archives does not pass on why the system refused to write.
+            if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+
+    write_atomically(path, write)
+
+
+class TrainingStates:
+    """Training states of one run in a folder, one file per step, the newest few kept."""
+
+    def __init__(self, folder: Path, num_kept: int = 2) -> None:
+        self.folder, self.num_kept = folder, num_kept
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("state.step=*.pt"))
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """See `save_training_state`; older states are removed once this one is whole."""
+        save_training_state(self.folder / f"state.step={step:09d}.pt", state)
+        for path in self.paths()[: -self.num_kept]:
+            path.unlink()
+
+    def newest(self) -> dict[str, Any] | None:
+        """See `load_training_state`."""
+        paths = self.paths()
+        return load_training_state(paths[-1]) if paths else None
+
+    def clear(self) -> None:
+        for path in self.paths():
+            path.unlink()
 
 
 def load_training_state(path: Path) -> dict[str, Any] | None:
@@ -140,8 +182,10 @@ def load_training_state(path: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"{path}: damaged training state ({type(error).__name__}); delete it to start this run again"
+            f"{path}: damaged training state ({type(error).__name__}); delete it to go on from an earlier one"
         ) from None
     if not isinstance(state, dict):
-        raise InputError(f"{path}: holds a {type(state).__name__}, not a training state; delete it to start this run again")
+        raise InputError(
+            f"{path}: holds a {type(state).__name__}, not a training state; delete it to go on from an earlier one"
+        )
     return state

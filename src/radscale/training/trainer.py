@@ -1,36 +1,50 @@
-"""The training loop. It knows steps, schedules, precision and resuming; what is learned is the objective's business."""
+"""The training loop. It knows steps, schedules, ranks and resuming; what is learned is the objective's business."""
 
 import json
-import signal
-import threading
+import math
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from radscale.errors import InputError
-from radscale.training.checkpointing import load_training_state, save_training_state
+from radscale.errors import InputError, OtherProcessError
+from radscale.training.checkpointing import TrainingStates
+from radscale.training.distributed import Ranks, average_gradients, start_fabric
+from radscale.training.health import METRICS, TENSORBOARD, Health, Observer, Stopwatch
+from radscale.training.stopping import RunStopped, StopRequest, stop_requests
 
-STATE = "training_state.pt"
-METRICS = "metrics.jsonl"
-EXIT_INTERRUPTED = 143
-Progress = Callable[[int, int, str], None]
+NON_FINITE = "non_finite.json"
+NAMED_SAMPLES = 5
+SAVE = "save"
+EarlierState = Literal["resume", "resume_or_restart", "discard"]
+"""What becomes of the state of an earlier session: it is resumed, and one of another run refused; or one of another run is
+replaced; or any is."""
 
 
 class NonFiniteLossError(InputError):
     """The loss or its gradient is not a number; raised before the optimizer could use it."""
 
 
+class OutOfMemoryError(InputError):
+    """A step needs more memory than the device has."""
+
+
 class Objective(Protocol):
-    """One way to learn: its networks, its loss, and what happens after a step."""
+    """One way to learn: its networks, its loss, and what happens after a step.
+
+    Two more methods are used where an objective has them: `alarms(measurements) -> list[str]` ("kind: what is wrong; what to
+    try", from the floats of a logged step), and `evaluate(step) -> dict[str, float]`, asked before the first and after every
+    step: measurements that need more than a batch, most often none.
+    """
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Modules whose gradients are clipped one by one."""
@@ -60,92 +74,277 @@ class LoopSettings:
     clip_norm: float | None = None
     frozen: dict[str, int] = field(default_factory=dict)
     """Modules ("backbone", or a part such as "head.last_layer") whose weights stay as they are for the first so many steps."""
-    precision: str = "32-true"
     images_per_step: int = 1
+    """Over all ranks."""
+    same_ranks_because: str = ""
+    """Why another number of ranks would learn something else; "" where it would not, and a run may be resumed on any."""
     log_every: int = 10
     save_every_seconds: float = 60.0
+    keep_states: int = 1
+    tensorboard: bool = False
 
     @property
     def total_steps(self) -> int:
         return len(self.learning_rate)
 
 
-@dataclass(frozen=True)
-class LoopResult:
-    seconds: float
-    """Of training in all sessions of the run, without loading."""
-    last: dict[str, float]
+@dataclass
+class Position:
+    """How far a run is, over all its sessions."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """Of training, without loading, saving and evaluating."""
+    device_seconds: float = 0.0
+    """The same, summed over devices."""
+    last: dict[str, float] = field(default_factory=dict)
+    """Loss and measurements of the last logged step."""
 
 
 def train(
-    objective: Objective, settings: LoopSettings, *, work: Path, identity: str, progress: Progress | None = None
-) -> LoopResult:
+    objective: Objective,
+    settings: LoopSettings,
+    *,
+    work: Path,
+    identity: Mapping[str, Any],
+    fabric: Fabric | None = None,
+    observer: Observer | None = None,
+    earlier_state: EarlierState = "resume",
+    deadline: float | None = None,
+) -> Position:
     """Train to the last step, from wherever an earlier session of the same run stopped.
 
     Args:
         objective: what to learn; changed in place.
         settings: schedules and the like.
-        work: folder of the training state and the log.
-        identity: names the run; a state of another run is not resumed.
-        progress: called with (steps done, steps in all, what).
+        work: folder of training states and log, the same for all ranks.
+        identity: names the run, fact by fact: numbers and strings. A state with other facts is of another run.
+        fabric: devices, see `start_fabric`; None takes one.
+        observer: whoever watches.
+        earlier_state: see `EarlierState`.
+        deadline: end with the state saved before this time of `time.monotonic`.
 
     Raises:
         NonFiniteLossError: the loss or a gradient is infinite or not a number; weights are still those before the step.
-        SystemExit: after SIGTERM, with the state saved.
+        OutOfMemoryError: on a GPU.
+        RunStopped: after a signal or at the deadline, with the state saved.
+        InputError: a state of another run, or of another number of ranks where that is not exact.
+        OtherProcessError: another rank failed.
     """
-    fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)  # type: ignore[arg-type]
+    fabric, observer = fabric or start_fabric(), observer or Observer()
+    ranks, states = Ranks.of(fabric), TrainingStates(work, settings.keep_states)
     objective.to(fabric.device)
     optimizer = torch.optim.AdamW(objective.parameter_groups(), lr=0.0, betas=settings.betas, fused=True)
-    step, seconds, last = _resume(objective, optimizer, work, identity)
-    log = _Log(work / METRICS, step)
-    started = saved = time.monotonic()
-    with _stop_signal() as stop:
-        while step < settings.total_steps:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    position = _earlier_position(objective, optimizer, settings, states, identity, ranks, earlier_state)
+    run = _Session(objective, optimizer, settings, states, identity, ranks, position, observer, work)
+
+    with stop_requests(deadline) as stop, _explained(fabric.device, settings, ranks), run.open():
+        while position.step < settings.total_steps:
+            step = position.step
             _set_schedules(optimizer, settings, step)
             with fabric.autocast():
                 loss, measurements = objective.loss(step)
-            if not torch.isfinite(loss):
-                parts = ", ".join(f"{name} {float(value):.4g}" for name, value in measurements.items())
-                raise NonFiniteLossError(f"loss is {loss.item()} at step {step} ({parts}); try a lower learning rate")
+            run.check_loss(loss, measurements)
             fabric.backward(loss)
             _hold_still(objective, settings, step)
-            _clip(objective, settings, step)
+            average_gradients(parameters, ranks)
+            norms = _clip(objective, settings)
+            run.check_gradients(norms)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             objective.after_step(step)
-            step += 1
-            if step % settings.log_every == 0 or step == settings.total_steps:
-                rate = settings.images_per_step * (step - log.first_step) / max(time.monotonic() - started, 1e-9)
-                last = {"loss": float(loss.detach()), **{name: float(value) for name, value in measurements.items()}}
-                log.write({"step": step, **last, "learning_rate": settings.learning_rate[step - 1], "images_per_second": rate})
-            if progress is not None:
-                progress(step, settings.total_steps, f"steps, loss {last['loss']:.3f}" if last else "steps")
-            now = time.monotonic()
-            if stop.requested or (now - saved > settings.save_every_seconds and step < settings.total_steps):
-                progress_so_far = {"identity": identity, "step": step, "seconds": seconds + now - started, "last": last}
-                _save(objective, optimizer, work, progress_so_far)
-                saved = time.monotonic()
-            if stop.requested:
-                raise SystemExit(EXIT_INTERRUPTED)
-    return LoopResult(seconds + time.monotonic() - started, last)
+            run.finish_step(loss, measurements, norms)
+            run.save_or_stop(stop)
+    return position
 
 
-def _resume(
-    objective: Objective, optimizer: torch.optim.Optimizer, work: Path, identity: str
-) -> tuple[int, float, dict[str, float]]:
-    """Steps done, seconds used and the last measurements of an earlier session of this run; 0, 0 and none without one."""
-    state = load_training_state(work / STATE)
-    if state is None or state["identity"] != identity:
-        (work / METRICS).unlink(missing_ok=True)
-        return 0, 0.0, {}
+class _Session:
+    """What goes on around the steps of one session: logging, evaluating, saving, ending."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        settings: LoopSettings,
+        states: TrainingStates,
+        identity: Mapping[str, Any],
+        ranks: Ranks,
+        position: Position,
+        observer: Observer,
+        work: Path,
+    ) -> None:
+        self.objective, self.optimizer, self.settings = objective, optimizer, settings
+        self.states, self.identity, self.ranks, self.position = states, identity, ranks, position
+        self.observer, self.work = observer, work
+        self.first_step = position.step
+        self.seconds_before, self.device_seconds_before = position.seconds, position.device_seconds
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        settings = self.settings
+        self.health = Health(
+            self.work,
+            self.position.step,
+            self.observer,
+            self.ranks,
+            images_per_step=settings.images_per_step,
+            log_every=settings.log_every,
+            total_steps=settings.total_steps,
+            tensorboard=settings.tensorboard,
+        )
+        if self.position.step == 0:
+            self._evaluate()
+        self.watch = Stopwatch()
+        self.saved_at, self.seconds_of_a_save = time.monotonic(), 0.0
+        try:
+            yield
+        finally:
+            self.health.close()
+
+    def finish_step(self, loss: Tensor, measurements: Mapping[str, Tensor], norms: Mapping[str, float]) -> None:
+        position, settings = self.position, self.settings
+        position.step += 1
+        seconds = self.watch.seconds
+        position.seconds = self.seconds_before + seconds
+        position.device_seconds = self.device_seconds_before + seconds * self.ranks.world_size
+        facts: dict[str, Any] = {"learning_rate": float(settings.learning_rate[position.step - 1])}
+        facts |= {f"gradient_norm/{name}": norm for name, norm in norms.items()}
+        alarms = getattr(self.objective, "alarms", None)
+        logged = self.health.step_done(position.step, seconds, loss, measurements, facts, alarms)
+        position.last = position.last if logged is None else logged
+        with self.watch.stopped():
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        evaluate = getattr(self.objective, "evaluate", None)
+        found = {} if evaluate is None else evaluate(self.position.step)
+        if found:
+            self.health.evaluated(self.position.step, found)
+
+    def save_or_stop(self, stop: StopRequest) -> None:
+        """Save now and then, and at the end of a session that someone or the clock ends; all ranks decide alike."""
+        position, total = self.position, self.settings.total_steps
+        seconds_of_a_step = self.watch.seconds / max(position.step - self.first_step, 1)
+        stop.seconds_to_save = max(stop.seconds_to_save, 2 * (self.seconds_of_a_save + seconds_of_a_step))
+        due = time.monotonic() - self.saved_at > self.settings.save_every_seconds and position.step < total
+        reason = self.ranks.first_of(stop.reason or (SAVE if due else ""))
+        if reason:
+            with self.watch.stopped():
+                self._save()
+        if reason not in ("", SAVE):
+            raise RunStopped(reason, position.step, total)
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        if self.ranks.is_first:
+            state = {
+                "identity": dict(self.identity),
+                "world_size": self.ranks.world_size,
+                **vars(self.position),
+                "objective": self.objective.state(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            self.states.save(self.position.step, state)
+        self.ranks.wait()
+        self.saved_at = time.monotonic()
+        self.seconds_of_a_save = self.saved_at - began
+
+    def check_loss(self, loss: Tensor, measurements: Mapping[str, Tensor]) -> None:
+        """Before anything is made of the loss. Where it is no number on one rank, all end."""
+        broken = not bool(torch.isfinite(loss))
+        if self.ranks.any(broken):
+            parts = {name: float(value) for name, value in measurements.items()} if broken else {}
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+            self._end(f"loss is {loss.item()} ({listed})" if broken else "", parts)
+
+    def check_gradients(self, norms: Mapping[str, float]) -> None:
+        """Before the optimizer uses them: clipping by an infinite norm would make the weights infinite or not a number.
+
+        They are averages over ranks, so that all ranks find the same.
+        """
+        broken = {name: norm for name, norm in norms.items() if not math.isfinite(norm)}
+        if broken:
+            self._end(", ".join(f"gradient of {name} is {norm}" for name, norm in broken.items()), broken)
+
+    def _end(self, words: str, numbers: Mapping[str, float]) -> NoReturn:
+        step = self.position.step
+        line = f"{words} at step {step}{self._name_samples(words, numbers)}; try a lower learning rate" if words else ""
+        said = next(filter(None, self.ranks.collect(line)))
+        raise NonFiniteLossError(said) if self.ranks.is_first else OtherProcessError(said)
+
+    def _name_samples(self, words: str, numbers: Mapping[str, float]) -> str:
+        """The images of the step, all of them in a file."""
+        ids = self.observer.sample_ids(self.position.step) if self.observer.sample_ids is not None else []
+        if not ids:
+            return ""
+        name = NON_FINITE if self.ranks.world_size == 1 else f"rank={self.ranks.rank}.{NON_FINITE}"
+        values = {key: str(value) for key, value in numbers.items()}
+        content = {"step": self.position.step, "what": words, "values": values, "sample_ids": ids}
+        (self.work / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        more = f" and {len(ids) - NAMED_SAMPLES} more, all in {name}" if len(ids) > NAMED_SAMPLES else f", in {name}"
+        return f" with images {', '.join(ids[:NAMED_SAMPLES])}{more}"
+
+
+def _earlier_position(
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    settings: LoopSettings,
+    states: TrainingStates,
+    identity: Mapping[str, Any],
+    ranks: Ranks,
+    earlier_state: EarlierState,
+) -> Position:
+    """Where an earlier session of this run stopped, its state loaded; the start without one."""
+    state = None if earlier_state == "discard" else states.newest()
+    if state is not None and state["identity"] != dict(identity):
+        changes = describe_changes(state["identity"], identity)
+        if earlier_state == "resume":
+            raise InputError(
+                f"{states.folder.name}: holds step {state['step']} of another run ({changes}); take back what changed to go on "
+                "with it, choose another --out, or add --restart to discard it"
+            )
+        state = None
+    _check_alike(ranks, {**identity, "step to go on from": 0 if state is None else state["step"]})
+    if state is None:
+        ranks.wait()  # nobody may still read what is now removed
+        if ranks.is_first:
+            states.clear()
+            (states.folder / METRICS).unlink(missing_ok=True)
+            shutil.rmtree(states.folder / TENSORBOARD, ignore_errors=True)
+        ranks.wait()
+        return Position()
+    if state["world_size"] != ranks.world_size and settings.same_ranks_because:
+        raise InputError(
+            f"{states.folder.name}: the run was started on {state['world_size']} devices and cannot go on with "
+            f"{ranks.world_size}: {settings.same_ranks_because}; use {state['world_size']}, or --restart"
+        )
     objective.load_state(state["objective"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), float(state["seconds"]), dict(state["last"])
+    return Position(int(state["step"]), float(state["seconds"]), float(state["device_seconds"]), dict(state["last"]))
 
 
-def _save(objective: Objective, optimizer: torch.optim.Optimizer, work: Path, progress_so_far: dict[str, Any]) -> None:
-    state = {**progress_so_far, "objective": objective.state(), "optimizer": optimizer.state_dict()}
-    save_training_state(work / STATE, state)
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`learning_rate: 0.001 -> 0.0003; weights: changed`, at most four of them."""
+
+    def words(name: str) -> str:
+        old, new = str(before.get(name, "none")), str(now.get(name, "none"))
+        return f"{name}: {old} -> {new}" if len(old) + len(new) < 60 else f"{name}: changed"
+
+    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    return "; ".join(map(words, names[:4])) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _check_alike(ranks: Ranks, facts: dict[str, Any]) -> None:
+    """Ranks that start from other weights, data or states would train a mixture without a word."""
+    for rank, others in enumerate(ranks.collect(facts)):
+        if others != facts and rank == 0:
+            raise InputError(
+                f"rank {ranks.rank} differs from rank 0 ({describe_changes(others, facts)}); all nodes need the same dataset, "
+                "weights, settings and folder for --out"
+            )
+        if others != facts:
+            raise OtherProcessError(f"rank {rank} differs from rank {ranks.rank}")
 
 
 def _set_schedules(optimizer: torch.optim.Optimizer, settings: LoopSettings, step: int) -> None:
@@ -163,59 +362,27 @@ def _hold_still(objective: Objective, settings: LoopSettings, step: int) -> None
                 parameter.grad = None
 
 
-def _clip(objective: Objective, settings: LoopSettings, step: int) -> None:
-    """Bound the gradient of each module by itself, as DINOv2 does.
-
-    Raises:
-        NonFiniteLossError: clipping by an infinite norm would make the weights infinite or not a number.
-    """
+def _clip(objective: Objective, settings: LoopSettings) -> dict[str, float]:
+    """Bound the gradient of each module by itself, as DINOv2 does. Returns the norms before."""
+    norms = {}
     for name, module in objective.trained_modules().items():
         parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf"))
-        if not torch.isfinite(norm):
-            raise NonFiniteLossError(f"gradient of {name} is {float(norm)} at step {step}; try a lower learning rate")
-
-
-class _Log:
-    """metrics.jsonl, one line per logged step; lines of steps that a resumed run does again are dropped."""
-
-    def __init__(self, path: Path, first_step: int) -> None:
-        self.path, self.first_step = path, first_step
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first_step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-    def write(self, values: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({name: _rounded(value) for name, value in values.items()}) + "\n")
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-@dataclass
-class _Stop:
-    requested: bool = False
+        norms[name] = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or float("inf")))
+    return norms
 
 
 @contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    """Turn SIGTERM (a scheduler, a stopped run) into a request that the loop honours at the end of its step.
-
-    Python lets only the main thread receive signals; elsewhere whoever started the thread stops it.
-    """
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
-
-    previous = signal.signal(signal.SIGTERM, request)
+def _explained(device: torch.device, settings: LoopSettings, ranks: Ranks) -> Iterator[None]:
+    """One line for what happens on large machines: no memory, another rank gone."""
     try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        yield
+    except torch.OutOfMemoryError:
+        total = f" ({torch.cuda.get_device_properties(device).total_memory / 1e9:.0f} GB)" if device.type == "cuda" else ""
+        raise OutOfMemoryError(
+            f"out of memory on {device}{total} with {settings.images_per_step // ranks.world_size} images per device; "
+            "set loop.activation_checkpointing: true or precision: bf16, lower batch_size, or use more devices"
+        ) from None
+    except RuntimeError as error:
+        if ranks.world_size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise OtherProcessError("another rank ended; it says why") from None
+        raise

@@ -21,9 +21,12 @@ from radscale.errors import InputError
 from radscale.models import DinoHead, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
 from radscale.pretraining import pretrain as pretrain_module
-from radscale.pretraining.config import Augmentation, Dinov2Options, TextOptions
-from radscale.training import NonFiniteLossError, load_dino_head, load_encoder, save_checkpoint, trainer
-from radscale.training.checkpointing import load_training_state
+from radscale.pretraining.config import Augmentation, Dinov2Options, LoopOptions, TextOptions
+from radscale.pretraining.contrastive import ContrastiveObjective
+from radscale.training import NonFiniteLossError, RunStopped, load_dino_head, load_encoder, save_checkpoint, trainer
+from radscale.training.checkpointing import TrainingStates
+from radscale.training.stopping import EXIT_INTERRUPTED
+from radscale.training.trainer import OutOfMemoryError
 
 OPTIONS = Dinov2Options(
     global_size_px=32, local_size_px=16, num_local_crops=2, num_prototypes=32, head_hidden=32, head_bottleneck=16, drop_path=0.2
@@ -98,7 +101,7 @@ def test_a_run_stopped_and_killed_at_any_step_ends_with_the_same_bytes(
     assert "model.safetensors" in digests(tmp_path / "straight")
     with pytest.raises(SystemExit) as stopped:
         pretrain(config, data, tmp_path / "stopped", end_at(2, "stopped"))
-    assert stopped.value.code == trainer.EXIT_INTERRUPTED
+    assert stopped.value.code == EXIT_INTERRUPTED
     with monkeypatch.context() as patch:
         patch.setattr(pretrain_module, "_loop_settings", saving_every_step(pretrain_module._loop_settings))
         with pytest.raises(Killed):
@@ -128,8 +131,9 @@ def test_a_resumed_run_passes_through_the_same_states(objective: str, data: Path
         for step in steps:
             with pytest.raises(SystemExit):
                 pretrain(config, data, tmp_path / folder, end_at(step, "stopped"))
-    states = [load_training_state(tmp_path / folder / "work" / trainer.STATE) for folder in ("straight", "resumed")]
-    one, other = ({path: leaf for path, leaf in tensors(state).items() if path != "/seconds"} for state in states)
+    states = [TrainingStates(tmp_path / folder / "work").newest() for folder in ("straight", "resumed")]
+    times = ("/seconds", "/device_seconds")
+    one, other = ({path: leaf for path, leaf in tensors(state).items() if path not in times} for state in states)
     assert one.keys() == other.keys()
     assert any("teacher" in path or "average" in path for path in one)
     assert any("exp_avg_sq" in path for path in one)
@@ -152,7 +156,9 @@ def test_a_state_belongs_to_its_weights_and_texts(changed: str, data: Path, tmp_
     after = {**before, "init": tmp_path / "start4"} if changed == "weights" else {**before, "labels": tmp_path / "labels1"}
     with pytest.raises(SystemExit):
         pretrain(config, data, tmp_path / "a", end_at(3, "stopped"), **before)
-    pretrain(config, data, tmp_path / "a", **after)
+    with pytest.raises(InputError, match=f"step 3 of another run \\({changed}: changed\\); .* or add --restart"):
+        pretrain(config, data, tmp_path / "a", **after)
+    pretrain(config, data, tmp_path / "a", **after, earlier_state="resume_or_restart")
     pretrain(config, data, tmp_path / "b", **after)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
@@ -222,9 +228,67 @@ def test_a_state_of_another_run_is_not_resumed(data: Path, tmp_path: Path) -> No
     with pytest.raises(SystemExit):
         pretrain(settings("clip"), data, tmp_path / "a", end_at(3, "stopped"))
     other = settings("clip", learning_rate=3e-4)
-    pretrain(other, data, tmp_path / "a")
+    with pytest.raises(InputError, match=r"learning_rate: 0.001 -> 0.0003"):
+        pretrain(other, data, tmp_path / "a")
+    pretrain(other, data, tmp_path / "a", earlier_state="discard")
     pretrain(other, data, tmp_path / "b")
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_run_goes_on_with_other_settings_of_the_loop(data: Path, tmp_path: Path) -> None:
+    """How it is logged, saved and fitted into memory is no part of what is learned."""
+    with pytest.raises(SystemExit):
+        pretrain(settings("clip"), data, tmp_path / "a", end_at(3, "stopped"))
+    leaner = LoopOptions(log_every=1, activation_checkpointing=True, keep_states=3)
+    pretrain(settings("clip", loop=leaner, max_memory_gb=1e-9), data, tmp_path / "a")
+    pretrain(settings("clip"), data, tmp_path / "b")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_run_ends_before_its_wall_clock_limit(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunStopped) as stopped:
+        pretrain(settings("clip"), data, tmp_path, max_seconds=1)
+    assert (stopped.value.reason, stopped.value.step) == ("wall clock", 1)
+
+
+def test_a_bad_step_names_its_images(data: Path, tmp_path: Path) -> None:
+    config = settings("clip", steps=50, learning_rate=1e25, clip_norm=None)
+    with pytest.raises(
+        NonFiniteLossError, match=r"at step \d+ with images [0-9a-f]{16}, .* and 11 more, all in non_finite.json"
+    ):
+        pretrain(config, data, tmp_path)
+    found = json.loads((tmp_path / "work" / "non_finite.json").read_text())
+    subset = Dataset(data).manifest["sample_id"].to_pylist()[:100]
+    assert len(found["sample_ids"]) == config.batch_size
+    assert set(found["sample_ids"]) <= set(subset)
+
+
+def test_a_step_that_is_too_large_for_the_memory_says_how_many_images_fit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of 1 GB, where weights take 0.2 GB and an image 0.1 GB."""
+    sizes: list[int] = []
+    real = ContrastiveObjective.loss
+
+    def loss(self: ContrastiveObjective, step: int) -> Any:
+        sizes.append(self.config.batch_size)
+        if self.config.batch_size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, step)
+
+    monkeypatch.setattr(ContrastiveObjective, "loss", loss)
+    monkeypatch.setattr(pretrain_module, "peak_memory_gb", lambda: 0.2 + 0.1 * sizes[-1])
+    monkeypatch.setattr(pretrain_module, "device_memory_gb", lambda: 1.0)
+    expected = "^out of memory on cpu with 16 images per device; .*; about 7 would fit as they are now$"
+    with pytest.raises(OutOfMemoryError, match=expected):
+        pretrain(settings("clip"), data, tmp_path)
+    assert not (tmp_path / "work" / "trial").exists()
+
+
+def test_a_batch_is_shared_among_devices_evenly(data: Path, tmp_path: Path) -> None:
+    fabric = SimpleNamespace(global_rank=0, world_size=3)
+    with pytest.raises(InputError, match="batch_size 16 does not divide among 3 devices"):
+        pretrain(settings("clip"), data, tmp_path, fabric=fabric)
 
 
 def test_seeds_and_replicates_matter_and_nothing_else_does(data: Path, tmp_path: Path) -> None:
@@ -269,8 +333,9 @@ def test_achieved_budget_is_within_half_a_step_of_its_target(data: Path, tmp_pat
 def test_a_budget_in_seconds_is_turned_into_steps_and_a_resumed_run_plans_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A clock of its own: the first trial takes 0.2 s, the second 0.1 s more for each further step.
-    clock = iter([0.0, 0.2, 0.2, 0.4 + 0.1 * pretrain_module.CALIBRATION_STEPS])
+    # A clock of its own: the steps that warm up take a second each, all others 0.1 s.
+    warmup = pretrain_module.CALIBRATION_WARMUP
+    clock = iter([*range(1, warmup + 1), *(warmup + 0.1 * (1 + step) for step in range(pretrain_module.CALIBRATION_STEPS))])
     monkeypatch.setattr(pretrain_module, "time", SimpleNamespace(monotonic=clock.__next__))
     config = settings("clip", budget=ComputeBudget.gpu_seconds(1.5))
     planned = []
@@ -284,6 +349,7 @@ def test_a_budget_in_seconds_is_turned_into_steps_and_a_resumed_run_plans_the_sa
         pretrain(config, data, tmp_path, stop)
     facts = pretrain(config, data, tmp_path)
     assert facts["steps"] == planned[0] == 15
+    assert facts["achieved"] == facts["device_seconds"] == pytest.approx(facts["training_seconds"], abs=0.01)
 
 
 def test_continued_training_keeps_what_it_started_from(data: Path, tmp_path: Path) -> None:
