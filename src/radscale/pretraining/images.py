@@ -15,14 +15,23 @@ class SubsetImages:
 
     def __init__(self, dataset: Dataset, rows: Sequence[int], max_memory_gb: float) -> None:
         self.dataset, self.rows = dataset, list(rows)
-        widths = np.array(dataset.manifest["width_px"].to_pylist())[self.rows]
-        heights = np.array(dataset.manifest["height_px"].to_pylist())[self.rows]
-        fits = float((widths * heights).sum()) <= max_memory_gb * 1e9
+        self._widths = np.array(dataset.manifest["width_px"].to_pylist())[self.rows]
+        self._heights = np.array(dataset.manifest["height_px"].to_pylist())[self.rows]
+        fits = float((self._widths * self._heights).sum()) <= max_memory_gb * 1e9
         self._pool = ThreadPoolExecutor(max_workers=4)
         self._kept = list(self._pool.map(dataset.read_image, self.rows)) if fits else None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def sizes(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Heights and widths (B,) in pixels, without decoding."""
+        return torch.from_numpy(self._heights[indices]), torch.from_numpy(self._widths[indices])
+
+    def sample_ids(self, indices: np.ndarray) -> list[str]:
+        """Pseudonyms of images, for messages."""
+        rows = [self.rows[index] for index in indices]
+        return list(self.dataset.manifest["sample_id"].take(rows).to_pylist())
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """(B, H, W) float32 in [0, 1] with images at the top left, and their heights and widths (B,)."""
