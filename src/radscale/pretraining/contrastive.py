@@ -5,7 +5,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from radscale.models import Encoder, ImageTextEncoder, TextEncoderConfig, ViTEnc
 from radscale.models.recomputation import recompute
 from radscale.models.stochastic_depth import BatchPart
 from radscale.models.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, pad_tokens
-from radscale.pretraining.augmentations import CropPlan, apply_crops, plan_crops
+from radscale.pretraining.augmentations import apply_crops, plan_crops
 from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.texts import TrainingRows
@@ -165,7 +164,7 @@ class ContrastiveObjective:
             brightness=options.brightness,
             contrast=options.contrast,
         )
-        own = CropPlan(**{field.name: getattr(plan, field.name)[self.own] for field in fields(plan)})
+        own = plan.rows(torch.arange(len(chosen))[self.own])
         canvas, _, _ = self.images.batch(self.rows.image[chosen[self.own]])
         return apply_crops(canvas.to(self.device), own, self.size_px)
 
