@@ -275,12 +275,11 @@ def _label_texts(
     """The distinct label texts, first the empty one, and which one each image has."""
     if labels is None:
         raise InputError("objective unicl needs a label table; give labels (see `radscale extract`)")
-    table = read_label_table(labels)
+    table = read_label_table(labels, only=pc.field("state") == "positive")
     words = config.label_tasks
     if words == "all":
         words = {task: task.replace("_", " ") for task in sorted(pc.unique(table["task"]).to_pylist())}
     tasks = list(words)
-    table = table.filter(pc.equal(table["state"], "positive"))
     positive = np.zeros((len(samples), len(tasks)), dtype=bool)
     for level, ids, of_image in (("study", studies, study_of_image), ("sample", samples, np.arange(len(samples)))):
         part = table.filter(pc.equal(table["level"], level))
@@ -292,8 +291,8 @@ def _label_texts(
         positive |= found[of_image]
     if not positive.any():
         raise InputError(
-            f"objective unicl: none of label_tasks ({', '.join(tasks)}) is positive in the {len(samples):,} images of the "
-            "subset; name tasks that the label table has, or take a larger subset"
+            f"objective unicl: none of label_tasks ({', '.join(tasks) or 'all'}) is positive in the {len(samples):,} images of "
+            "the subset; name tasks that the label table has, or take a larger subset"
         )
     sets, of_image = np.unique(np.packbits(positive, axis=1), axis=0, return_inverse=True)
     members = np.unpackbits(sets, axis=1, count=len(tasks)).astype(bool)

@@ -21,7 +21,7 @@ from radscale.errors import InputError
 from radscale.models import DinoHead, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
 from radscale.pretraining import pretrain as pretrain_module
-from radscale.pretraining.config import Augmentation, Dinov2Options, TextOptions
+from radscale.pretraining.config import Augmentation, ContrastiveOptions, Dinov2Options, TextOptions
 from radscale.pretraining.texts import read_training_rows
 from radscale.training import NonFiniteLossError, load_dino_head, load_encoder, save_checkpoint, trainer
 from radscale.training.checkpointing import load_training_state
@@ -34,7 +34,7 @@ STOCHASTIC = {**ENCODER, "architecture": ARCHITECTURE}
 """With stochastic depth: a draw from any generator but the run's own would show."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "clip": {},
-    "unicl": {"label_tasks": {"blob": "blob", "stripe": "stripe"}},
+    "unicl": {"label_tasks": {"blob": "blob", "stripe": "stripe"}, "contrastive": ContrastiveOptions(micro_batch_size=5)},
     "dinov2": {"dinov2": OPTIONS},
 }
 
