@@ -50,11 +50,25 @@ class TextTower:
 class Augmentation:
     """Of CLIP and UniCL: no flip, because texts say left and right."""
 
+    recipe: Literal["light", "medimageinsight"] = "light"
+    """After the crop: brightness and contrast, or TrivialAugmentWide and random erasing as MedImageInsight is trained
+    (rotations to 135 degrees, inverted and posterised greys; the paper does not say whether its runs had them)."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Share of the image's area (MedImageInsight: .8 to 1)."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     brightness: float = 0.2
+    """Of the light recipe."""
     contrast: float = 0.2
+    """Of the light recipe."""
+    erasing_probability: float = 0.25
+    """Of the other recipe (MedImageInsight: .25)."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "recipe": (self.recipe in ("light", "medimageinsight"), "light or medimageinsight"),
+            "erasing_probability": (0 <= self.erasing_probability <= 1, "from 0 to 1"),
+        }
+        check_rules(self, rules, "augmentation.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from radscale.pretraining.augmentations import apply_crops, plan_crops
 from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.texts import TrainingRows
+from radscale.pretraining.trivial_augment import apply_trivial_augment, plan_trivial_augment
 from radscale.training import ShuffledEpochs
 from radscale.training.distributed import Ranks
 
@@ -154,19 +155,23 @@ class ContrastiveObjective:
     def _crops(self, chosen: np.ndarray, generator: torch.Generator) -> Tensor:
         """(b, 1, S, S) grey in [0, 1]. Drawn for all rows, so that each is cropped alike however many ranks there are."""
         heights, widths = self.images.sizes(self.rows.image[chosen])
-        options = self.config.augmentation
+        options, own = self.config.augmentation, torch.arange(len(chosen))[self.own]
+        light = options.recipe == "light"
         plan = plan_crops(
             heights,
             widths,
             generator,
             scale=options.crop_scale,
             ratio=options.crop_ratio,
-            brightness=options.brightness,
-            contrast=options.contrast,
+            brightness=options.brightness if light else 0.0,
+            contrast=options.contrast if light else 0.0,
         )
-        own = plan.rows(torch.arange(len(chosen))[self.own])
         canvas, _, _ = self.images.batch(self.rows.image[chosen[self.own]])
-        return apply_crops(canvas.to(self.device), own, self.size_px)
+        crops = apply_crops(canvas.to(self.device), plan.rows(own), self.size_px)
+        if light:
+            return crops
+        trivial = plan_trivial_augment(len(chosen), self.size_px, generator, erasing_probability=options.erasing_probability)
+        return apply_trivial_augment(crops, trivial.rows(own))
 
     def _image_features(self, crops: Tensor, generator: torch.Generator) -> Tensor:
         """(b, D); each image's stochastic depth is what it would draw in the whole batch on one rank."""

@@ -20,10 +20,11 @@ from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.models import build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig
-from radscale.pretraining.config import PRESETS, ContrastiveOptions, TextOptions, TextTower
+from radscale.pretraining.config import PRESETS, Augmentation, ContrastiveOptions, TextOptions, TextTower
 from radscale.pretraining.contrastive import ContrastiveObjective, context_length, contrastive_health
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.texts import read_training_rows
+from radscale.pretraining.trivial_augment import ERASED_GREY
 from radscale.training.distributed import Ranks
 
 TEXT = {"width": 16, "depth": 2, "num_heads": 2, "context_length": 24}
@@ -170,6 +171,19 @@ def test_two_classes_of_rows_share_a_step(folder: Path) -> None:
     assert len(set(labels[labels > 0])) < (labels > 0).sum()  # some class twice
     epoch = np.concatenate([made.sampler.batch(step) for step in range(len(made.rows) // 12)])
     assert len(set(epoch)) == len(epoch)  # every row once
+
+
+@pytest.mark.parametrize("recipe", ["light", "medimageinsight"])
+def test_an_image_is_augmented_alike_however_many_ranks_there_are(recipe: str, folder: Path) -> None:
+    options = Augmentation(recipe=recipe, erasing_probability=0.5)  # type: ignore[arg-type]
+
+    def crops(ranks: Ranks) -> Tensor:
+        made = objective(folder, ranks=ranks, augmentation=options)
+        return made._crops(made.sampler.batch(3), torch.Generator().manual_seed(5))
+
+    whole = crops(Ranks())
+    assert torch.equal(torch.cat([crops(Ranks(rank, 3)) for rank in range(3)]), whole)
+    assert bool((whole == ERASED_GREY).any()) == (recipe == "medimageinsight")
 
 
 def test_published_rule_of_what_decays(folder: Path) -> None:
