@@ -17,8 +17,12 @@ from radscale.errors import InputError
 STATES = ("positive", "negative", "uncertain")
 
 
-def read_label_table(path: str | Path) -> pa.Table:
+def read_label_table(path: str | Path, only: pyarrow.compute.Expression | None = None) -> pa.Table:
     """A label table from its file, or from the `labels.parquet` of a folder.
+
+    Args:
+        path: file or folder.
+        only: rows to take, chosen while reading: of millions of images few labels are positive.
 
     Raises:
         InputError: no such table, or columns or states that it must not have.
@@ -26,13 +30,13 @@ def read_label_table(path: str | Path) -> pa.Table:
     file = Path(path)
     file = file / "labels.parquet" if file.is_dir() else file
     try:
-        table = pq.read_table(file)
+        names = pq.read_schema(file).names
     except FileNotFoundError:
         raise InputError(f"{file}: no label table; make one with `radscale extract`, or ingest with label columns") from None
-    missing = [name for name in LABEL_SCHEMA.names if name not in table.column_names]
+    missing = [name for name in LABEL_SCHEMA.names if name not in names]
     if missing:
-        raise InputError(f"{file}: no column {missing[0]}; found {', '.join(table.column_names)}")
-    return table
+        raise InputError(f"{file}: no column {missing[0]}; found {', '.join(names)}")
+    return pq.read_table(file, filters=only)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from radscale.errors import InputError
 from radscale.models.recomputation import recompute
+from radscale.models.stochastic_depth import draw_uniform
 
 KERNELS, STRIDES, PADDINGS = (7, 3, 3, 3), (4, 2, 2, 2), (3, 1, 1, 1)
 
@@ -49,7 +50,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        kept = torch.rand(x.shape[0], generator=generator).ge(self.rate).to(x)
+        kept = draw_uniform(x.shape[0], generator).ge(self.rate).to(x)
         return x * (kept / (1 - self.rate)).view(-1, *[1] * (x.ndim - 1))
 
 

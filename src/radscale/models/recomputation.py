@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from radscale.models.stochastic_depth import replica
+
 
 def recompute(
     function: Callable[[Tensor, torch.Generator | None], Tensor], x: Tensor, generator: torch.Generator | None
@@ -24,9 +26,7 @@ def recompute(
         calls += 1
         if calls == 1:
             return function(x, generator)
-        replica = torch.Generator(generator.device)
-        replica.set_state(state)
-        return function(x, replica)
+        return function(x, replica(generator, state))
 
     return _call(run, x)
 

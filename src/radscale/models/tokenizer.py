@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ BEGIN_OF_TEXT, END_OF_TEXT = 49406, 49407
 NUM_BYTE_TOKENS = 512
 """Every byte, alone and at the end of a word; merges follow in their order, then begin and end of text."""
 WHITE_SPACE = re.compile(r"[^\S\x1c-\x1f]+")  # Python alone takes the four separators for white space
+SEPARATORS = re.compile(r"[\x1c-\x1f]")
 
 
 @cache
@@ -28,6 +30,11 @@ def normalise(text: str) -> str:
     return text.lower() if text.isascii() else "".join(letter.lower() for letter in text)
 
 
+@lru_cache(maxsize=1 << 18)
+def _encode_word(word: str) -> tuple[int, ...]:
+    return tuple(_byte_pair_encoder().encode(normalise(word)))
+
+
 class ClipTokenizer:
     """Texts to token ids as MedImageInsight reads them: begin, at most `context_length - 2` tokens, end."""
 
@@ -39,7 +46,10 @@ class ClipTokenizer:
 
         The names of the special tokens are words like others: a report cannot end its own text.
         """
-        return list(_byte_pair_encoder().encode(normalise(text)))
+        if SEPARATORS.search(text):
+            return list(_byte_pair_encoder().encode(normalise(text)))
+        # No merge crosses white space, and reports repeat their words: most come from the cache.
+        return list(chain.from_iterable(map(_encode_word, text.split())))
 
     def num_truncated(self, texts: Sequence[str]) -> int:
         """How many texts are longer than the context."""

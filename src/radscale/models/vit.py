@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from radscale.errors import InputError
 from radscale.models.recomputation import recompute
+from radscale.models.stochastic_depth import draw_subset
 
 Interpolation = Literal["offset0.1", "size", "size_antialias"]
 
@@ -102,11 +103,11 @@ class Block(nn.Module):
 
     def _add_to_some(self, x: Tensor, branch: Callable[[Tensor], Tensor], generator: torch.Generator | None) -> Tensor:
         """Stochastic depth as DINOv2 trains with it: a random subset of the batch, so that skipped images cost nothing."""
-        B = x.shape[0]
-        kept = max(1, int(B * (1 - self.drop_path)))
-        chosen = torch.randperm(B, generator=generator)[:kept].to(x.device)
-        residual = branch(x[chosen])
-        return torch.index_add(x, 0, chosen, residual.to(x.dtype), alpha=B / kept)
+        chosen, weight = draw_subset(x.shape[0], 1 - self.drop_path, generator)
+        if not len(chosen):
+            return x
+        chosen = chosen.to(x.device)
+        return torch.index_add(x, 0, chosen, branch(x[chosen]).to(x.dtype), alpha=weight)
 
 
 class PatchEmbed(nn.Module):

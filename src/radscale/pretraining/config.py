@@ -50,11 +50,42 @@ class TextTower:
 class Augmentation:
     """Of CLIP and UniCL: no flip, because texts say left and right."""
 
+    recipe: Literal["light", "medimageinsight"] = "light"
+    """After the crop: brightness and contrast, or TrivialAugmentWide and random erasing as MedImageInsight is trained
+    (rotations to 135 degrees, inverted and posterised greys; the paper does not say whether its runs had them)."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Share of the image's area (MedImageInsight: .8 to 1)."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
     brightness: float = 0.2
+    """Of the light recipe."""
     contrast: float = 0.2
+    """Of the light recipe."""
+    erasing_probability: float = 0.25
+    """Of the other recipe (MedImageInsight: .25)."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "recipe": (self.recipe in ("light", "medimageinsight"), "light or medimageinsight"),
+            "erasing_probability": (0 <= self.erasing_probability <= 1, "from 0 to 1"),
+        }
+        check_rules(self, rules, "augmentation.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveOptions:
+    """Of CLIP and UniCL beside texts, tower and augmentation."""
+
+    micro_batch_size: int | None = None
+    """Rows of a device that are encoded at once; the loss is still that of the whole batch (GradCache, as in MedImageInsight's
+    trainer): less memory for a third more compute. None encodes all at once."""
+    frozen_patterns: tuple[str, ...] = ()
+    """Regular expressions of parameters that stay as they are; each must match some. The paper states none. The official
+    fine-tuning recipe of MedImageInsight freezes `^lang_encoder.positional_embedding`, `^lang_encoder.token_embedding` and
+    `^lang_encoder.resblocks.[0-2]\\.` (88.5M parameters)."""
+
+    def __post_init__(self) -> None:
+        least = self.micro_batch_size is None or self.micro_batch_size > 0
+        check_rules(self, {"micro_batch_size": (least, "above 0, or none")}, "contrastive.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +220,7 @@ class PretrainingConfig:
     text: TextOptions = TextOptions()
     text_tower: TextTower = TextTower()
     augmentation: Augmentation = Augmentation()
+    contrastive: ContrastiveOptions = ContrastiveOptions()
     dinov2: Dinov2Options = Dinov2Options()
     loop: LoopOptions = LoopOptions()
     max_memory_gb: float = 4.0
@@ -217,15 +249,23 @@ class PretrainingConfig:
 
 # Whole recipes by name; an experiment's own settings come on top.
 PRESETS: dict[str, dict[str, Any]] = {
-    # MedImageInsight 2024.09.27/config.yaml with the paper's batch; the paper states neither learning rate nor decay.
+    # What the paper does not state is that of MedImageInsight's 2024.09.27/config.yaml ("config"), whose batch of 1024 is near.
     "medimageinsight": {
-        "batch_size": 1280,
-        "learning_rate": 1e-5,
-        "weight_decay": 0.2,
-        "clip_norm": 1.0,
-        "ema_decay": 0.999,
-        "precision": "bf16",
-        "image_size_px": 518,
+        "batch_size": 1280,  # paper: 32 GPUs x 40
+        "learning_rate": 1e-5,  # config; its fine-tuning example has 5e-6
+        "final_learning_rate": 1e-9,  # config, half a cosine
+        "weight_decay": 0.2,  # config, constant; not of norms, biases, depth-wise kernels, embeddings and the logit scale
+        "clip_norm": 1.0,  # config
+        "ema_decay": 0.999,  # config; the average is what is exported
+        "precision": "bf16",  # config: half precision with scaled gradients, which bfloat16 does not need
+        "image_size_px": 518,  # paper, Table 1: its token counts are those of 518 px; config has 480
+        "text": {
+            "sections": ["impression", "findings"],  # ours: not stated; a long text keeps its head
+            "view_prefix": True,  # paper, section 5
+            "identical_texts_are_positives": False,  # its trainer
+        },
+        "augmentation": {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 4 / 3]},  # config
+        "contrastive": {"frozen_patterns": []},  # ours: not stated
     },
     # RAD-DINO's card and DINOv2's short configuration; see docs for what its publisher does not state.
     "rad-dino": {

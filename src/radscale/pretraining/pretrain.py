@@ -18,15 +18,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from radscale.datasets import Dataset, read_label_table
+from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.models import DinoHead, Encoder, build_encoder
 from radscale.pretraining.compute_budget import ComputeBudget, steps_for, training_flops_per_sample
 from radscale.pretraining.config import PretrainingConfig
-from radscale.pretraining.contrastive import ContrastiveObjective
+from radscale.pretraining.contrastive import ContrastiveObjective, context_length
 from radscale.pretraining.dinov2 import Dinov2Objective
 from radscale.pretraining.images import SubsetImages
-from radscale.pretraining.texts import TrainingRows, label_text, report_text, training_rows, view_prefix
+from radscale.pretraining.texts import read_training_rows
 from radscale.training import LoopSettings, cosine_schedule, load_dino_head, load_encoder, save_checkpoint, start_fabric, train
 from radscale.training.distributed import Ranks
 from radscale.training.health import (
@@ -107,6 +107,9 @@ def run_pretraining(
         encoder.set_activation_checkpointing(True)
     weights = _digest(encoder, head)
     flops = training_flops_per_sample(config, encoder)
+    texts = None
+    if config.objective != "dinov2":
+        texts = read_training_rows(config, data, rows, labels, context_length(encoder, config))
 
     def make(config: PretrainingConfig, encoder: Encoder, head: DinoHead | None, total_steps: int) -> Objective:
         """The objective, which changes the modules that it is given."""
@@ -114,8 +117,9 @@ def run_pretraining(
         if config.objective == "dinov2":
             made = Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch, ranks=ranks)
         else:
-            pairs = _rows(config, data, rows, labels)
-            made = ContrastiveObjective(encoder, images, pairs, config, from_scratch=from_scratch, ranks=ranks)
+            assert texts is not None
+            made = ContrastiveObjective(encoder, images, texts, config, from_scratch=from_scratch, ranks=ranks)
+        images.follow(made.images_of_step, 0, total_steps)
         if config.loop.compile:
             _compile_blocks(made)
         return made
@@ -193,9 +197,7 @@ def run_pretraining(
         )
     info = {"objective": config.objective, "samples_seen": samples, "num_images": len(images)}
     if isinstance(objective, ContrastiveObjective):
-        facts["num_texts"] = len(objective.rows.text)
-        facts["num_label_texts"] = int((objective.rows.label > 0).sum())
-        facts["truncated_text_share"] = round(objective.num_truncated / len(objective.rows.text), 4)
+        facts |= objective.facts()
     if ranks.is_first:
         if isinstance(objective, Dinov2Objective):
             exported, exported_head = objective.export()
@@ -217,55 +219,6 @@ def _start(config: PretrainingConfig, init: Path | None, init_name: str | None) 
     encoder = load_encoder(str(init)) if init_name is None else load_encoder(init_name, init)
     head = load_dino_head(init) if config.objective == "dinov2" and init.is_dir() else None
     return encoder, head, False
-
-
-def _rows(config: PretrainingConfig, data: Dataset, rows: np.ndarray, labels: Path | None) -> TrainingRows:
-    manifest = data.manifest.select(["sample_id", "study_id", "view", "view_position"]).take(rows)
-    studies = manifest["study_id"].to_pylist()
-    sections = _sections(data, labels)
-    reports = [report_text(sections.get(study, {}), config.text) for study in studies]
-    names = [""] * len(studies)
-    if config.objective == "unicl":
-        tasks, positives = _positives(labels, config)
-        keys = zip(manifest["sample_id"].to_pylist(), studies, strict=True)
-        names = [label_text(positives.get(("sample", s), set()) | positives.get(("study", t), set()), tasks) for s, t in keys]
-        if not any(names):
-            raise InputError(
-                f"objective unicl: none of label_tasks ({', '.join(tasks)}) is positive in the {len(studies):,} images of the "
-                "subset; name tasks that the label table has, or take a larger subset"
-            )
-    elif not any(reports):
-        raise InputError("objective clip: no image of the subset has a report; ingest reports, or use unicl or dinov2")
-    prefixes = [""] * len(studies)
-    if config.text.view_prefix:
-        views = zip(manifest["view_position"].to_pylist(), manifest["view"].to_pylist(), strict=True)
-        prefixes = [view_prefix(position or "", view or "") for position, view in views]
-    return training_rows(reports, names, prefixes, identical_texts_are_positives=config.text.identical_texts_are_positives)
-
-
-def _sections(data: Dataset, labels: Path | None) -> dict[str, dict[str, str]]:
-    """Report sections by study: those that `radscale extract` split, else as they came."""
-    import pyarrow.parquet as pq
-
-    split = None if labels is None else (labels if labels.is_dir() else labels.parent) / "sections.parquet"
-    table = pq.read_table(split) if split is not None and split.exists() else data.reports()
-    return {row["study_id"]: row for row in table.to_pylist()}
-
-
-def _positives(labels: Path | None, config: PretrainingConfig) -> tuple[dict[str, str], dict[tuple[str, str], set[str]]]:
-    """Words of the label tasks, and the positive ones of each study and sample."""
-    if labels is None:
-        raise InputError("objective unicl needs a label table; give labels (see `radscale extract`)")
-    table = read_label_table(labels)
-    wanted = config.label_tasks
-    if wanted == "all":
-        wanted = {task: task.replace("_", " ") for task in sorted(set(table["task"].to_pylist()))}
-    found: dict[tuple[str, str], set[str]] = {}
-    columns = (table[name].to_pylist() for name in ("level", "id", "task", "state"))
-    for level, key, task, state in zip(*columns, strict=True):
-        if state == "positive" and task in wanted:
-            found.setdefault((level, key), set()).add(task)
-    return wanted, found
 
 
 def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> LoopSettings:
@@ -398,9 +351,7 @@ def _identity(
     facts = {**_flat(settings), "budget": f"{config.budget.amount:g} {config.budget.unit}", "loop.compile": compiled}
     facts |= {"steps": steps, "weights": weights, "images of the subset": _digest_of_texts(data.manifest["sha256"].take(rows))}
     if isinstance(objective, ContrastiveObjective):
-        pairs = objective.rows
-        digest = hashlib.sha256(json.dumps([pairs.image.tolist(), pairs.text, pairs.label.tolist()]).encode())
-        facts["texts"] = digest.hexdigest()
+        facts["texts"] = objective.rows.digest()
     return facts
 
 

@@ -21,8 +21,9 @@ from radscale.errors import InputError
 from radscale.models import DinoHead, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
 from radscale.pretraining import pretrain as pretrain_module
-from radscale.pretraining.config import Augmentation, Dinov2Options, LoopOptions, TextOptions
+from radscale.pretraining.config import Augmentation, ContrastiveOptions, Dinov2Options, LoopOptions, TextOptions
 from radscale.pretraining.contrastive import ContrastiveObjective
+from radscale.pretraining.texts import read_training_rows
 from radscale.training import NonFiniteLossError, RunStopped, load_dino_head, load_encoder, save_checkpoint, trainer
 from radscale.training.checkpointing import TrainingStates
 from radscale.training.stopping import EXIT_INTERRUPTED
@@ -36,7 +37,7 @@ STOCHASTIC = {**ENCODER, "architecture": ARCHITECTURE}
 """With stochastic depth: a draw from any generator but the run's own would show."""
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "clip": {},
-    "unicl": {"label_tasks": {"blob": "blob", "stripe": "stripe"}},
+    "unicl": {"label_tasks": {"blob": "blob", "stripe": "stripe"}, "contrastive": ContrastiveOptions(micro_batch_size=5)},
     "dinov2": {"dinov2": OPTIONS},
 }
 
@@ -388,12 +389,10 @@ def test_a_backbone_without_its_head_is_not_trained_against_a_random_one(data: P
 
 
 def test_all_label_tasks_are_those_of_the_table_in_the_words_of_their_keys(data: Path, tmp_path: Path) -> None:
-    def texts(label_tasks: Any) -> list[str]:
+    def texts(label_tasks: Any) -> str:
         config = settings("unicl", label_tasks=label_tasks)
-        rows = np.arange(60)
-        found = pretrain_module._rows(config, Dataset(data), rows, data / "labels.parquet")
-        return found.text
+        return read_training_rows(config, Dataset(data), np.arange(60), data / "labels.parquet", 77).digest()
 
     tasks = set(pq.read_table(data / "labels.parquet")["task"].to_pylist())
-    assert texts("all") == texts({task: task.replace("_", " ") for task in sorted(tasks)})
+    assert texts("all") == texts({task: task.replace("_", " ") for task in sorted(tasks)}) != texts({"blob": "blob"})
     assert pretrain(settings("unicl", steps=1, label_tasks="all"), data, tmp_path)["num_label_texts"] > 0

@@ -1,0 +1,54 @@
+"""Which images of a batch keep a residual branch in training, also where only a part of the batch is at hand."""
+
+import torch
+from torch import Tensor
+
+
+class BatchPart(torch.Generator):
+    """A generator for consecutive rows of a batch: each row gets what it would draw in the whole batch.
+
+    Whatever is drawn here is drawn for the whole batch and cut, so that neither micro-batches nor ranks change a run.
+    """
+
+    start: int
+    total: int
+
+    @classmethod
+    def of(cls, generator: torch.Generator, start: int, total: int) -> "BatchPart":
+        """Rows from `start` of a batch of `total`, drawn from where `generator` stands; that one is not advanced."""
+        part = cls(generator.device)
+        part.set_state(generator.get_state())
+        part.start, part.total = start, total
+        return part
+
+
+def replica(generator: torch.Generator, state: Tensor) -> torch.Generator:
+    """One that draws what `generator` drew from `state` on."""
+    if isinstance(generator, BatchPart):
+        source = torch.Generator(generator.device)
+        source.set_state(state)
+        return BatchPart.of(source, generator.start, generator.total)
+    copy = torch.Generator(generator.device)
+    copy.set_state(state)
+    return copy
+
+
+def draw_uniform(count: int, generator: torch.Generator | None) -> Tensor:
+    """(count,) numbers in [0, 1), one for each row at hand."""
+    if isinstance(generator, BatchPart):
+        return torch.rand(generator.total, generator=generator)[generator.start : generator.start + count]
+    return torch.rand(count, generator=generator)
+
+
+def draw_subset(count: int, kept_share: float, generator: torch.Generator | None) -> tuple[Tensor, float]:
+    """Random rows, a fixed share of the batch (at least one), and rows of the batch by rows kept.
+
+    Returns:
+        Positions among the `count` rows at hand (of a part of a batch maybe none), and the weight of a kept row.
+    """
+    total, start = (generator.total, generator.start) if isinstance(generator, BatchPart) else (count, 0)
+    num_kept = max(1, int(total * kept_share))
+    chosen = torch.randperm(total, generator=generator)[:num_kept]
+    if total != count:
+        chosen = chosen[(chosen >= start) & (chosen < start + count)] - start
+    return chosen, total / num_kept
