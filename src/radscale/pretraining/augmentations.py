@@ -27,6 +27,10 @@ class CropPlan:
     contrast: Tensor
     contrast_first: Tensor
 
+    def rows(self, index: Tensor) -> "CropPlan":
+        """The plan of some of the crops."""
+        return CropPlan(**{name: values[index] for name, values in vars(self).items()})
+
 
 def plan_crops(
     heights: Tensor,

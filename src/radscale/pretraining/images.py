@@ -15,14 +15,20 @@ class SubsetImages:
 
     def __init__(self, dataset: Dataset, rows: Sequence[int], max_memory_gb: float) -> None:
         self.dataset, self.rows = dataset, list(rows)
-        widths = np.array(dataset.manifest["width_px"].to_pylist())[self.rows]
-        heights = np.array(dataset.manifest["height_px"].to_pylist())[self.rows]
-        fits = float((widths * heights).sum()) <= max_memory_gb * 1e9
+        self._heights, self._widths = (
+            torch.from_numpy(np.asarray(dataset.manifest[name], dtype=np.int64)[self.rows])
+            for name in ("height_px", "width_px")
+        )
+        fits = float((self._widths * self._heights).sum()) <= max_memory_gb * 1e9
         self._pool = ThreadPoolExecutor(max_workers=4)
         self._kept = list(self._pool.map(dataset.read_image, self.rows)) if fits else None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def sizes(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Heights and widths (B,) in pixels, from the manifest: nothing is decoded."""
+        return self._heights[indices], self._widths[indices]
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """(B, H, W) float32 in [0, 1] with images at the top left, and their heights and widths (B,)."""
