@@ -135,6 +135,34 @@ class Dinov2Options:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnnOptions:
+    """Of the nearest-neighbour vote on held-out images while training runs (`radscale.pretraining.knn`)."""
+
+    every_steps: int = 0
+    """0 never votes. The vote costs one forward pass of `num_images` images, and is not part of the budget."""
+    num_images: int = 1000
+    """Votes and judged images together."""
+    tasks: tuple[str, ...] = ()
+    """Of the label table; none takes all that have `min_positives`."""
+    min_positives: int = 10
+    """And negatives, among the voting and among the judged images."""
+    k: int = 20
+    """DINO's evaluation reports 10 to 200 and recommends 20."""
+    temperature: float = 0.07
+    """DINO's evaluation."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "every_steps": (self.every_steps >= 0, "0 or more"),
+            "num_images": (self.num_images >= 2, "at least 2"),
+            "min_positives": (self.min_positives >= 1, "at least 1"),
+            "k": (self.k >= 1, "at least 1"),
+            "temperature": (self.temperature > 0, "above 0"),
+        }
+        check_rules(self, rules, "knn.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
     """One run: objective, data, budget, optimisation."""
 
@@ -168,6 +196,7 @@ class PretrainingConfig:
     text_tower: TextTower = TextTower()
     augmentation: Augmentation = Augmentation()
     dinov2: Dinov2Options = Dinov2Options()
+    knn: KnnOptions = KnnOptions()
     max_memory_gb: float = 4.0
     """Decoded images are kept in memory up to this much, and decoded again and again beyond it."""
 

@@ -131,6 +131,9 @@ class ContrastiveObjective:
         decay = min(self.config.ema_decay, (step + 1) / (step + 10))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.encoder.parameters()], 1 - decay)
 
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {"encoder": self.encoder.state_dict(), "average": self.average}
 

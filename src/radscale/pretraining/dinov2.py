@@ -24,6 +24,7 @@ from radscale.pretraining import dinov2_health as health
 from radscale.pretraining.augmentations import apply_crops, block_masks, plan_crops
 from radscale.pretraining.config import Dinov2Options, PretrainingConfig
 from radscale.pretraining.images import SubsetImages
+from radscale.pretraining.knn import KnnMonitor
 from radscale.training import ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
 from radscale.training.distributed import Ranks
 
@@ -66,6 +67,7 @@ class Dinov2Objective:
         *,
         from_scratch: bool,
         ranks: Ranks = ONE_RANK,
+        knn: KnnMonitor | None = None,
     ) -> None:
         options = config.dinov2
         if not isinstance(encoder, ViTEncoder):
@@ -94,6 +96,7 @@ class Dinov2Objective:
             head = DinoHead(encoder.embedding_dim, options.num_prototypes, options.head_hidden, options.head_bottleneck)
             head.reset_parameters(torch.Generator().manual_seed(config.seed))
         self.config, self.options, self.images, self.ranks = config, options, images, ranks
+        self.knn = knn
         self.encoder = encoder.train()
         self.encoder.backbone.config = replace_drop_path(encoder, options.drop_path)
         self.head = head.train()
@@ -170,22 +173,39 @@ class Dinov2Objective:
         first = lesson.patches.chunks(MEASURED_PATCHES)[0]
         patch_targets = teacher_targets(first.logits(), lesson.patch_offsets, lesson.temperature)
         choices = self.ranks.gather(lesson.cls_targets.argmax(dim=-1))
-        found = {
+        return {
             "teacher_entropy": health.entropy(lesson.cls_targets),
             "patch_teacher_entropy": health.entropy(patch_targets),
             "prototype_use": self.prototype_use.update(choices, step),
             "teacher_turnover": torch.tensor(1 - float(np.prod(self.momentum[:step]))),
             **health.spread(student_cls.chunk(2)[0]),
         }
-        if step == 0:
-            expected = health.expected_at_random(self.options, self.center.shape[1])
-            expected["planned_teacher_turnover"] = 1 - float(np.prod(self.momentum))
-            found |= {name: torch.tensor(value) for name, value in expected.items()}
-        return found
 
     def alarms(self, measurements: dict[str, float]) -> list[str]:
         """Signs that the run fails, each with what to try."""
         return health.alarms(measurements, self.center.shape[1])
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Before the first step what a random head would give and how far the teacher will move; each `knn.every_steps` steps
+        the k-NN AUPRC of the teacher's CLS tokens at the size of the global crops.
+
+        Args:
+            step: number of steps done.
+        """
+        found: dict[str, float] = {}
+        if step == 0:
+            found = health.expected_at_random(self.options, self.center.shape[1])
+            found["planned_teacher_turnover"] = 1 - float(np.prod(self.momentum))
+        if self.knn is not None and step % self.config.knn.every_steps == 0:
+            preprocessing = replace(self.encoder.preprocessing, image_size_px=self.options.global_size_px)
+            found |= self.knn.evaluate(lambda images: self.teacher.forward_tokens(preprocessing(images, self.device))["cls"])
+        return found
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Pseudonymous ids of the images of a step on this rank."""
+        rows = np.asarray(self.images.rows)[np.asarray(self.ranks.share(self.sampler.batch(step).tolist()))]
+        ids: list[str] = self.images.dataset.manifest["sample_id"].take(rows).to_pylist()
+        return ids
 
     def _generator(self, *stream: int) -> torch.Generator:
         """Randomness of a step comes from seed and step (and rank) only, so that a resumed run draws the same."""

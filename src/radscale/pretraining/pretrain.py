@@ -22,6 +22,7 @@ from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.contrastive import ContrastiveObjective
 from radscale.pretraining.dinov2 import Dinov2Objective
 from radscale.pretraining.images import SubsetImages
+from radscale.pretraining.knn import KnnMonitor
 from radscale.pretraining.texts import TrainingRows, label_text, report_text, training_rows, view_prefix
 from radscale.training import LoopSettings, cosine_schedule, load_dino_head, load_encoder, save_checkpoint, train
 
@@ -69,10 +70,16 @@ def run_pretraining(
     weights = _digest(encoder, head)
     flops = training_flops_per_sample(config, encoder)
 
+    knn = None
+    if config.knn.every_steps:
+        if labels is None:
+            raise InputError("knn.every_steps needs a label table; give labels, or set it to 0")
+        knn = KnnMonitor(data, read_label_table(labels), rows, config.knn)
+
     def make(encoder: Encoder, head: DinoHead | None, total_steps: int) -> ContrastiveObjective | Dinov2Objective:
         """The objective, which changes the modules that it is given."""
         if config.objective == "dinov2":
-            return Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch)
+            return Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch, knn=knn)
         return ContrastiveObjective(encoder, images, _rows(config, data, rows, labels), config, from_scratch=from_scratch)
 
     seconds_per_sample = None

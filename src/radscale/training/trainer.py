@@ -45,6 +45,9 @@ class Objective(Protocol):
 
     def after_step(self, step: int) -> None: ...
 
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Measurements that need more than a batch, after so many steps; most often none."""
+
     def state(self) -> dict[str, Any]: ...
 
     def load_state(self, state: dict[str, Any]) -> None: ...
@@ -99,6 +102,8 @@ def train(
     step, seconds, last = _resume(objective, optimizer, work, identity)
     log = _Log(work / METRICS, step)
     started = saved = time.monotonic()
+    if step == 0 and (before := objective.evaluate(0)):
+        log.write({"step": 0, **before})
     with _stop_signal() as stop:
         while step < settings.total_steps:
             _set_schedules(optimizer, settings, step)
@@ -118,6 +123,9 @@ def train(
                 rate = settings.images_per_step * (step - log.first_step) / max(time.monotonic() - started, 1e-9)
                 last = {"loss": float(loss.detach()), **{name: float(value) for name, value in measurements.items()}}
                 log.write({"step": step, **last, "learning_rate": settings.learning_rate[step - 1], "images_per_second": rate})
+            evaluated = objective.evaluate(step)
+            if evaluated:
+                log.write({"step": step, **evaluated})
             if progress is not None:
                 progress(step, settings.total_steps, f"steps, loss {last['loss']:.3f}" if last else "steps")
             now = time.monotonic()

@@ -145,7 +145,7 @@ def test_chunks_of_masked_patches_change_nothing(centering: str) -> None:
         loss.backward()
         results.append([loss.detach()] + [p.grad for m in objective.trained_modules().values() for p in m.parameters()])
     for chunked, whole in zip(*results, strict=True):
-        torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-4 * whole.abs().max().item())
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_the_teacher_is_never_the_student() -> None:
