@@ -233,15 +233,47 @@ PRESETS: dict[str, dict[str, Any]] = {
         "precision": "bf16",
         "image_size_px": 518,
     },
-    # RAD-DINO's card and DINOv2's short configuration; see docs for what its publisher does not state.
+    # Continues RAD-DINO. Origins: [paper], [card] of the weights, [D2] DINOv2's short configuration, to which the card's sizes
+    # point, [second] a public script that says it follows RAD-DINO's unpublished recipe, [own] our choice. Who has RAD-DINO's
+    # `vitb14_cxr.yaml` and `ssl_default_config.yaml` reads them with `settings_from_dinov2_yaml` instead.
     "rad-dino": {
-        "batch_size": 1280,
-        "learning_rate": 1.12e-3,
-        "final_learning_rate": 1e-6,
-        "weight_decay": 0.04,
-        "final_weight_decay": 0.4,
-        "clip_norm": 3.0,
-        "precision": "bf16",
-        "dinov2": {"global_size_px": 518, "local_size_px": 196, "drop_path": 0.3},
+        "batch_size": 1280,  # [paper] 32 x 40
+        "learning_rate": 1.12e-3,  # [second] 1e-3 x sqrt(1280 / 1024)
+        "final_learning_rate": 1e-6,  # [D2]
+        "warmup_fraction": 0.05,  # [second]
+        "weight_decay": 0.04,  # [D2], [second]
+        "final_weight_decay": 0.4,  # [D2], [second]
+        "clip_norm": 3.0,  # [D2], [second], of backbone and head each
+        "precision": "bf16",  # [own]; [card] has fp16, which needs a loss scaler
+        "dinov2": {
+            "global_size_px": 518,  # [card]
+            "local_size_px": 196,  # [own] not published; a multiple of the patch size in DINOv2's proportion
+            "num_local_crops": 8,  # [D2]
+            "global_scale": (0.5, 1.0),  # [second]; [paper] "larger crop sizes"
+            "local_scale": (0.2, 0.5),  # [second]
+            "crop_ratio": (0.75, 4 / 3),  # [D2]
+            "flip_probability": 0.5,  # [D2], [second]
+            "jitter_probability": 0.8,  # [D2], [second]; saturation, hue and grey conversion change nothing in a grey image
+            "brightness": 0.4,  # [D2], [second]
+            "contrast": 0.4,  # [D2], [second]
+            "blur_probability": (0.5, 0.1, 0.5),  # [second], as it states them; DINOv2's own class would invert them
+            "num_prototypes": 65536,  # [card]
+            "head_hidden": 2048,  # [card]
+            "head_bottleneck": 256,  # [card]
+            "student_temperature": 0.1,  # [D2]
+            "teacher_temperature": (0.04, 0.07),  # [D2], [second]
+            "teacher_warmup_fraction": 0.5,  # [second]; [D2] has 30 of 100 epochs
+            "momentum": (0.992, 1.0),  # [D2], [second]
+            "centering": "centering",  # [D2]; not published
+            "koleo_weight": 0.1,  # [D2], [second]
+            "ibot_weight": 1.0,  # [D2]
+            "mask_probability": 0.5,  # [D2]
+            "mask_ratio": (0.1, 0.5),  # [D2]
+            "layer_decay": 0.9,  # [D2], [second]
+            "patch_embed_multiplier": 0.2,  # [D2], [second]
+            "drop_path": 0.3,  # [D2]; not published
+            "head_warmup_fraction": 0.0,  # [own] the head comes with the weights
+            "prototype_freeze_fraction": 0.01,  # [D2]; of no effect on a head that comes with the weights
+        },
     },
 }
