@@ -16,7 +16,7 @@ from radscale.models import DinoHead, VisionTransformer, ViTConfig, make_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig
 from radscale.pretraining.augmentations import block_masks
 from radscale.pretraining.config import Dinov2Options
-from radscale.pretraining.dinov2 import Dinov2Objective, distillation_loss
+from radscale.pretraining.dinov2 import Dinov2Objective, distillation_loss, mask_weights
 
 DATA = Path(os.environ.get("RADSCALE_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 FIXTURE = DATA / "dinov2_reference.safetensors"
@@ -114,16 +114,16 @@ def test_vit_with_masks_and_at_the_size_of_local_crops(reference: dict[str, Tens
 def test_the_whole_loss_is_the_references_sum(reference: dict[str, Tensor]) -> None:
     """Which crops meet which targets, the shares of all parts, and the weights of masked patches."""
     masks = reference["ibot.masks"].bool()
+    weights = mask_weights(masks)
+    close(weights, reference["ibot.masks_weight"])
     assert torch.equal(masks.flatten().nonzero().squeeze(1), reference["ibot.mask_indices"])
     swapped = reference["dino.sk_targets"]  # of [second; first] views, where we keep the order of the views
     total, parts = distillation_loss(
         reference["koleo.student_cls"],
         reference["dino.student_global_logits"],
         reference["dino.student_local_logits"],
-        reference["ibot.student_logits"],
         torch.cat(swapped.chunk(2)[::-1]),
-        reference["ibot.sk_targets"],
-        masks,
+        ibot_loss(reference["ibot.student_logits"], reference["ibot.sk_targets"], weights, len(masks)),
         Dinov2Options(num_local_crops=NUM_LOCAL),
     )
     close(parts["dino_local"], reference["dino.local_loss_sk_rawsum"] / NUM_TERMS, rtol=1e-6)

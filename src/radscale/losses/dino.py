@@ -3,8 +3,18 @@
 N = rows, K = prototypes.
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
+
+Gather = Callable[[Tensor], Tensor]
+"""(n, ...) rows of this rank -> (W * n, ...) rows of all W ranks of the run."""
+
+
+def itself(rows: Tensor) -> Tensor:
+    """The `Gather` of a run of one rank."""
+    return rows
 
 
 def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, student_temperature: float = 0.1) -> Tensor:
@@ -28,43 +38,81 @@ def row_cross_entropy(student_logits: Tensor, teacher_probabilities: Tensor, tem
 
 
 @torch.no_grad()
-def sinkhorn_knopp(teacher_logits: Tensor, temperature: float, num_iterations: int = 3) -> Tensor:
+def sinkhorn_knopp(teacher_logits: Tensor, temperature: float, num_iterations: int = 3, *, gather: Gather = itself) -> Tensor:
     """Targets that use all prototypes equally often (SwAV; DINOv2's `sinkhorn_knopp` centering).
 
     Args:
-        teacher_logits: (N, K).
+        teacher_logits: (N, K), of this rank.
         temperature: of the teacher.
         num_iterations: row and column normalisations.
+        gather: (1, K) of this rank -> (W, K) of all ranks; prototypes are then shared evenly among the rows of all of them.
 
     Returns:
         (N, K) float32, rows sum to 1.
     """
-    scaled = teacher_logits.float() / temperature
-    # The iterations only scale rows and columns of exp(scaled). Kept as logarithms, the two vectors of factors neither overflow
-    # nor underflow, as exp() of logits does in the reference. The last step makes rows sum to 1, which is a softmax.
-    row_factors = scaled.new_zeros(scaled.shape[0], 1)
-    prototype_factors = scaled.new_zeros(1, scaled.shape[1])
+    offsets = sinkhorn_offsets(lambda: [teacher_logits], temperature, num_iterations, gather=gather)
+    return teacher_targets(teacher_logits, offsets, temperature)
+
+
+@torch.no_grad()
+def sinkhorn_offsets(
+    logit_chunks: Callable[[], Iterable[Tensor]], temperature: float, num_iterations: int = 3, *, gather: Gather = itself
+) -> Tensor:
+    """What Sinkhorn-Knopp adds to each prototype's scaled logit: all that is left of it, since its last step is a softmax.
+
+    The iterations only scale rows and columns of exp(logits / temperature). Kept as logarithms, the factors neither overflow
+    nor underflow, as exp() of logits does in the reference; and those of the rows follow from those of the prototypes, so
+    that the logits may come in chunks that are computed anew for each iteration. Numbers of rows cancel.
+
+    Args:
+        logit_chunks: called once per iteration, gives the (n, K) parts of this rank's logits; at least one, maybe without rows.
+        temperature: of the teacher.
+        num_iterations: row and column normalisations.
+        gather: as in `sinkhorn_knopp`.
+
+    Returns:
+        (1, K) float32, for `teacher_targets`.
+    """
+    offsets = None
     for _ in range(num_iterations):
-        prototype_factors = -(scaled + row_factors).logsumexp(dim=0, keepdim=True)
-        row_factors = -(scaled + prototype_factors).logsumexp(dim=1, keepdim=True)
-    return (scaled + prototype_factors).softmax(dim=1)
+        totals = []
+        for logits in logit_chunks():
+            scaled = logits.float() / temperature
+            if offsets is not None:
+                scaled = scaled - (scaled + offsets).logsumexp(dim=1, keepdim=True)
+            totals.append(scaled.logsumexp(dim=0, keepdim=True))
+        offsets = -gather(torch.cat(totals).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0, keepdim=True)
+    assert offsets is not None
+    return offsets
+
+
+@torch.no_grad()
+def teacher_targets(teacher_logits: Tensor, offsets: Tensor, temperature: float) -> Tensor:
+    """Targets (N, K) of one of the two centerings: `sinkhorn_offsets`, or minus the centre divided by the temperature."""
+    return (teacher_logits.float() / temperature + offsets).softmax(dim=-1)
 
 
 @torch.no_grad()
 def softmax_center(teacher_logits: Tensor, center: Tensor, temperature: float) -> Tensor:
     """Targets (N, K) by softmax of the centred logits (DINOv2's `centering`)."""
-    return ((teacher_logits.float() - center) / temperature).softmax(dim=-1)
+    return teacher_targets(teacher_logits, -center / temperature, temperature)
 
 
 @torch.no_grad()
-def update_center(center: Tensor, teacher_logits: Tensor, momentum: float = 0.9) -> Tensor:
+def update_center(center: Tensor, teacher_logits: Tensor, momentum: float = 0.9, *, gather: Gather = itself) -> Tensor:
     """The centre for the next step: moving average of the mean logits.
+
+    As in the reference, the mean over ranks of each rank's mean: ranks with more masked patches do not weigh more.
 
     Args:
         center: (1, K), zeros at the start.
-        teacher_logits: (N, K) of this step; without rows the centre stays.
+        teacher_logits: (N, K) of this step and rank; a rank without rows does not count, and without any the centre stays.
         momentum: of the average.
+        gather: (1, n) of this rank -> (W, n) of all ranks.
     """
-    if len(teacher_logits) == 0:
-        return center
-    return center * momentum + teacher_logits.float().mean(dim=0, keepdim=True) * (1 - momentum)
+    present = center.new_full((1, 1), float(len(teacher_logits) > 0))
+    mean = teacher_logits.float().sum(dim=0, keepdim=True) / max(1, len(teacher_logits))
+    total = gather(torch.cat([mean, present], dim=1)).sum(dim=0, keepdim=True)
+    num_present = total[:, -1:]
+    moved = center * momentum + total[:, :-1] / num_present.clamp(min=1) * (1 - momentum)
+    return torch.where(num_present > 0, moved, center)

@@ -13,9 +13,13 @@ class WeightNormLinear(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(out_features, 1))
         self.weight_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(out_features, in_features), std=0.02))
 
+    @property
+    def weight(self) -> Tensor:
+        """(out_features, in_features)."""
+        return self.weight_g * self.weight_v / self.weight_v.norm(dim=1, keepdim=True)
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=1, keepdim=True)
-        return F.linear(x, weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 class DinoHead(nn.Module):
@@ -43,8 +47,12 @@ class DinoHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_features) -> logits (N, num_prototypes)."""
+        return self.last_layer(self.bottleneck(x))
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """(N, in_features) -> (N, bottleneck), L2-normalised: the logits are its products with `last_layer.weight`."""
         x = self.mlp(x)
-        return self.last_layer(F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12))
+        return F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -111,40 +111,54 @@ def apply_crops(images: Tensor, plan: CropPlan, size_px: int) -> Tensor:
     rows = resize_matrix(plan.top.to(device), plan.height.to(device), images.shape[-2], size_px)
     columns = resize_matrix(plan.left.to(device), plan.width.to(device), images.shape[-1], size_px)
     columns = torch.where(plan.flip.to(device)[:, None, None], columns.flip(1), columns)
-    if bool((plan.blur_sigma > 0).any()):
-        blur = blur_matrix(plan.blur_sigma.to(device), size_px)
-        rows, columns = blur @ rows, blur @ columns
+    blurred = (plan.blur_sigma > 0).nonzero().squeeze(1)
+    if len(blurred):
+        blur = blur_matrix(plan.blur_sigma[blurred].to(device), size_px)
+        chosen = blurred.to(device)
+        rows[chosen], columns[chosen] = blur @ rows[chosen], blur @ columns[chosen]
     crops = (rows @ images @ columns.transpose(1, 2)).clamp(0, 1)
     return jitter(crops, plan)[:, None]
 
 
 def jitter(crops: Tensor, plan: CropPlan) -> Tensor:
-    """Brightness and contrast, in either order, as torchvision's ColorJitter on grey images; crops (B, S, S)."""
-    brightness = plan.brightness.to(crops)[:, None, None]
-    contrast = plan.contrast.to(crops)[:, None, None]
-    first = plan.contrast_first.to(crops.device)[:, None, None]
+    """Brightness and contrast, in either order, as torchvision's ColorJitter on grey images; crops (B, S, S), changed in place.
 
-    def change_contrast(x: Tensor) -> Tensor:
-        mean = x.mean(dim=(1, 2), keepdim=True)
-        return ((x - mean) * contrast + mean).clamp(0, 1)
+    Its saturation, hue and conversion to grey leave a grey image as it is. What a plan leaves as it is costs nothing here.
+    """
+    changes = (plan.brightness != 1) | (plan.contrast != 1)
+    for contrast_first in (True, False):
+        index = (changes & (plan.contrast_first == contrast_first)).nonzero().squeeze(1)
+        if not len(index):
+            continue
+        chosen = index.to(crops.device)
+        brightness, contrast = (factor[index].to(crops)[:, None, None] for factor in (plan.brightness, plan.contrast))
+        x = crops[chosen]
+        x = _change_contrast(x, contrast) if contrast_first else x.mul_(brightness).clamp_(0, 1)
+        x = x.mul_(brightness).clamp_(0, 1) if contrast_first else _change_contrast(x, contrast)
+        crops[chosen] = x
+    return crops
 
-    before = torch.where(first, change_contrast(crops), crops)
-    brighter = (before * brightness).clamp(0, 1)
-    return torch.where(first, brighter, change_contrast(brighter))
+
+def _change_contrast(x: Tensor, contrast: Tensor) -> Tensor:
+    mean = x.mean(dim=(1, 2), keepdim=True)
+    return ((x - mean) * contrast + mean).clamp_(0, 1)
 
 
 def resize_matrix(start: Tensor, length: Tensor, in_size: int, out_size: int) -> Tensor:
     """(B, out_size, in_size) weights of PIL's antialiased bicubic resize of [start, start + length) along one axis."""
     scale = (length / out_size)[:, None, None]
     support = scale.clamp(min=1)
-    outputs = torch.arange(out_size, device=start.device, dtype=torch.float32)[None, :, None]
-    inputs = torch.arange(in_size, device=start.device, dtype=torch.float32)[None, None, :]
-    centers = start[:, None, None] + (outputs + 0.5) * scale
+    start, end = start[:, None, None], (start + length)[:, None, None]
+    centers = start + (torch.arange(out_size, device=start.device, dtype=torch.float32)[None, :, None] + 0.5) * scale
+    # A pixel of the crop depends on few pixels of the image; only their weights are computed, and placed among zeros.
+    num_taps = int(4 * max(1.0, in_size / out_size)) + 2
+    inputs = (centers - 2 * support).floor() + torch.arange(num_taps, device=start.device)
     weights = _cubic((inputs + 0.5 - centers) / support)
     # PIL crops before it resizes: pixels outside the crop do not count.
-    inside = (inputs >= start[:, None, None]) & (inputs < (start + length)[:, None, None])
-    weights = weights * inside
-    return weights / weights.sum(dim=-1, keepdim=True)
+    weights = weights * ((inputs >= start) & (inputs < end))
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    matrix = torch.zeros(len(length), out_size, in_size, device=start.device)
+    return matrix.scatter_add_(2, inputs.clamp(0, in_size - 1).long(), weights)
 
 
 def _cubic(x: Tensor, a: float = -0.5) -> Tensor:

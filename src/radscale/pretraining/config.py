@@ -128,6 +128,10 @@ class Dinov2Options:
     prototype_freeze_fraction: float = 0.01
     """Share of the steps in which the prototypes (last layer) of a random head stay (DINOv2: the first of 100 epochs). A head
     that comes with the weights learns from the start."""
+    prototype_chunk_tokens: int = 2048
+    """Masked patches whose prototype logits are held at a time on one device. A batch with no more is computed at once; a
+    larger one takes a few percent longer per step, and about 20 bytes x this number x `num_prototypes` of memory (2.7 GB)
+    whatever its size, where the plain computation takes them for all its masked patches (21 GB at 40 images of 518 px)."""
 
     def __post_init__(self) -> None:
         def rising(values: tuple[float, ...], low: float, high: float) -> bool:
@@ -142,6 +146,7 @@ class Dinov2Options:
             "local_scale": (rising(self.local_scale, 0, 1) and self.local_scale[0] > 0, "two rising shares in (0, 1]"),
             "mask_ratio": (rising(self.mask_ratio, 0, 1), "two rising shares in [0, 1]"),
             "momentum": (rising(self.momentum, 0, 1), "two rising numbers in [0, 1]"),
+            "prototype_chunk_tokens": (self.prototype_chunk_tokens > 0, "above 0"),
             "student_temperature": (self.student_temperature > 0, "above 0"),
             "teacher_temperature": (min(self.teacher_temperature) > 0, "above 0"),
             "centering": (self.centering in ("centering", "sinkhorn"), "centering or sinkhorn"),
@@ -188,6 +193,34 @@ class LoopOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnnOptions:
+    """Of the nearest-neighbour vote on held-out images while training runs (`radscale.pretraining.knn`)."""
+
+    every_steps: int = 0
+    """0 never votes. The vote costs one forward pass of `num_images` images, and is not part of the budget."""
+    num_images: int = 1000
+    """Votes and judged images together."""
+    tasks: tuple[str, ...] = ()
+    """Of the label table; none takes all that have `min_positives`."""
+    min_positives: int = 10
+    """And negatives, among the voting and among the judged images."""
+    k: int = 20
+    """DINO's evaluation reports 10 to 200 and recommends 20."""
+    temperature: float = 0.07
+    """DINO's evaluation."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "every_steps": (self.every_steps >= 0, "0 or more"),
+            "num_images": (self.num_images >= 2, "at least 2"),
+            "min_positives": (self.min_positives >= 1, "at least 1"),
+            "k": (self.k >= 1, "at least 1"),
+            "temperature": (self.temperature > 0, "above 0"),
+        }
+        check_rules(self, rules, "knn.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
     """One run: objective, data, budget, optimisation."""
 
@@ -222,6 +255,7 @@ class PretrainingConfig:
     augmentation: Augmentation = Augmentation()
     contrastive: ContrastiveOptions = ContrastiveOptions()
     dinov2: Dinov2Options = Dinov2Options()
+    knn: KnnOptions = KnnOptions()
     loop: LoopOptions = LoopOptions()
     max_memory_gb: float = 4.0
     """Decoded images are kept in memory up to this much, and decoded again and again beyond it."""
@@ -267,15 +301,47 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augmentation": {"crop_scale": [0.8, 1.0], "crop_ratio": [0.75, 4 / 3]},  # config
         "contrastive": {"frozen_patterns": []},  # ours: not stated
     },
-    # RAD-DINO's card and DINOv2's short configuration; see docs for what its publisher does not state.
+    # Continues RAD-DINO. Origins: [paper], [card] of the weights, [D2] DINOv2's short configuration, to which the card's sizes
+    # point, [second] a public script that says it follows RAD-DINO's unpublished recipe, [own] our choice. Who has RAD-DINO's
+    # `vitb14_cxr.yaml` and `ssl_default_config.yaml` reads them with `settings_from_dinov2_yaml` instead.
     "rad-dino": {
-        "batch_size": 1280,
-        "learning_rate": 1.12e-3,
-        "final_learning_rate": 1e-6,
-        "weight_decay": 0.04,
-        "final_weight_decay": 0.4,
-        "clip_norm": 3.0,
-        "precision": "bf16",
-        "dinov2": {"global_size_px": 518, "local_size_px": 196, "drop_path": 0.3},
+        "batch_size": 1280,  # [paper] 32 x 40
+        "learning_rate": 1.12e-3,  # [second] 1e-3 x sqrt(1280 / 1024)
+        "final_learning_rate": 1e-6,  # [D2]
+        "warmup_fraction": 0.05,  # [second]
+        "weight_decay": 0.04,  # [D2], [second]
+        "final_weight_decay": 0.4,  # [D2], [second]
+        "clip_norm": 3.0,  # [D2], [second], of backbone and head each
+        "precision": "bf16",  # [own]; [card] has fp16, which needs a loss scaler
+        "dinov2": {
+            "global_size_px": 518,  # [card]
+            "local_size_px": 196,  # [own] not published; a multiple of the patch size in DINOv2's proportion
+            "num_local_crops": 8,  # [D2]
+            "global_scale": (0.5, 1.0),  # [second]; [paper] "larger crop sizes"
+            "local_scale": (0.2, 0.5),  # [second]
+            "crop_ratio": (0.75, 4 / 3),  # [D2]
+            "flip_probability": 0.5,  # [D2], [second]
+            "jitter_probability": 0.8,  # [D2], [second]; saturation, hue and grey conversion change nothing in a grey image
+            "brightness": 0.4,  # [D2], [second]
+            "contrast": 0.4,  # [D2], [second]
+            "blur_probability": (0.5, 0.1, 0.5),  # [second], as it states them; DINOv2's own class would invert them
+            "num_prototypes": 65536,  # [card]
+            "head_hidden": 2048,  # [card]
+            "head_bottleneck": 256,  # [card]
+            "student_temperature": 0.1,  # [D2]
+            "teacher_temperature": (0.04, 0.07),  # [D2], [second]
+            "teacher_warmup_fraction": 0.5,  # [second]; [D2] has 30 of 100 epochs
+            "momentum": (0.992, 1.0),  # [D2], [second]
+            "centering": "centering",  # [D2]; not published
+            "koleo_weight": 0.1,  # [D2], [second]
+            "ibot_weight": 1.0,  # [D2]
+            "mask_probability": 0.5,  # [D2]
+            "mask_ratio": (0.1, 0.5),  # [D2]
+            "layer_decay": 0.9,  # [D2], [second]
+            "patch_embed_multiplier": 0.2,  # [D2], [second]
+            "drop_path": 0.3,  # [D2]; not published
+            "head_warmup_fraction": 0.0,  # [own] the head comes with the weights
+            "prototype_freeze_fraction": 0.01,  # [D2]; of no effect on a head that comes with the weights
+        },
     },
 }

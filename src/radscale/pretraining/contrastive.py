@@ -221,10 +221,6 @@ class ContrastiveObjective:
         trained = sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
         return {**self.rows.facts(self.config.batch_size), "trained_parameters": trained}
 
-    def sample_ids(self, step: int) -> list[str]:
-        """Pseudonyms of this rank's images of a step."""
-        return self.images.sample_ids(self.rows.image[self.sampler.batch(step)[self.own]])
-
     def alarms(self, measurements: Mapping[str, float]) -> list[str]:
         """What looks wrong in what was measured last, each with what to try.
 
@@ -253,6 +249,9 @@ class ContrastiveObjective:
                 "belong to their images and differ (facts of the run), then try a higher learning_rate"
             )
         return found
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {"encoder": self.encoder.state_dict(), "average": self.average}

@@ -2,23 +2,59 @@
 
 import copy
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from radscale.errors import InputError
-from radscale.losses import dino_loss, ibot_loss, koleo_loss, sinkhorn_knopp, softmax_center, update_center
+from radscale.losses import (
+    Projection,
+    chunked_ibot_loss,
+    dino_loss,
+    koleo_loss,
+    sinkhorn_offsets,
+    teacher_targets,
+    update_center,
+)
 from radscale.models import DinoHead, Encoder, ViTConfig, ViTEncoder
+from radscale.pretraining import dinov2_health as health
 from radscale.pretraining.augmentations import apply_crops, block_masks, plan_crops
 from radscale.pretraining.config import Dinov2Options, PretrainingConfig
 from radscale.pretraining.images import SubsetImages
+from radscale.pretraining.knn import KnnMonitor
 from radscale.training import Ranks, ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
+
+ONE_RANK = Ranks()
+IMAGE_STREAM, DEPTH_STREAM = 0, 1
+MEASURED_PATCHES = 256
+"""Patches whose teacher entropy is measured: the first masked ones of a step."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says of a step's global views."""
+
+    cls_targets: Tensor
+    """(2b, K) probabilities."""
+    patches: Projection
+    """Of the masked patches; their targets are computed where they are needed, a chunk at a time."""
+    patch_offsets: Tensor
+    """(1, K), see `radscale.losses.teacher_targets`."""
+    temperature: float
 
 
 class Dinov2Objective:
-    """See `radscale.training.trainer.Objective`. Crops are ordered view by view: all first crops, then all second ones."""
+    """See `radscale.training.trainer.Objective`. Crops are ordered view by view: all first crops, then all second ones.
+
+    B = images of a step over all ranks, b = those of this rank, L = local crops, K = prototypes, M = the rank's masked patches.
+
+    Across ranks: crops and masks are drawn for all B images and cut to the rank's, centre and Sinkhorn see all ranks, and the
+    loss is the mean over the rank's own rows. As in DINOv2, KoLeo's neighbours are those on the rank, and the stochastic depth
+    is drawn by rank: these two differ from one rank with the whole batch.
+    """
 
     def __init__(
         self,
@@ -29,7 +65,8 @@ class Dinov2Objective:
         total_steps: int,
         *,
         from_scratch: bool,
-        ranks: Ranks = Ranks(),
+        ranks: Ranks = ONE_RANK,
+        knn: KnnMonitor | None = None,
     ) -> None:
         options = config.dinov2
         if not isinstance(encoder, ViTEncoder):
@@ -39,6 +76,16 @@ class Dinov2Objective:
                 f"objective dinov2: {len(images)} images are fewer than batch_size {config.batch_size}; "
                 "take a smaller batch or a larger subset"
             )
+        if config.batch_size % ranks.world_size:
+            raise InputError(
+                f"batch_size {config.batch_size} over {ranks.world_size} ranks: each takes as many images; choose a multiple"
+            )
+        patch = encoder.backbone.config.patch_size_px
+        for name in ("global_size_px", "local_size_px"):
+            if getattr(options, name) % patch:
+                raise InputError(
+                    f"dinov2.{name} is {getattr(options, name)}; it must be a multiple of the encoder's patch size {patch}"
+                )
         if head is None:
             if not from_scratch and options.head_warmup_fraction == 0:
                 raise InputError(
@@ -47,19 +94,22 @@ class Dinov2Objective:
                 )
             head = DinoHead(encoder.embedding_dim, options.num_prototypes, options.head_hidden, options.head_bottleneck)
             head.reset_parameters(torch.Generator().manual_seed(config.seed))
-        self.config, self.options, self.images = config, options, images
+        self.config, self.options, self.images, self.ranks = config, options, images, ranks
+        self.knn = knn
         self.encoder = encoder.train()
         self.encoder.backbone.config = replace_drop_path(encoder, options.drop_path)
         self.head = head.train()
         self.teacher = copy.deepcopy(encoder.backbone).eval().requires_grad_(False)
         self.teacher_head = copy.deepcopy(head).eval().requires_grad_(False)
         self.sampler = ShuffledEpochs(len(images), config.batch_size, config.seed)
-        self.center = torch.zeros(1, head.sizes["num_prototypes"])
-        self.patch_center = torch.zeros(1, head.sizes["num_prototypes"])
+        images.follow(self.images_of_step, 0, 0)
+        num_prototypes = head.sizes["num_prototypes"]
+        self.center, self.patch_center = torch.zeros(1, num_prototypes), torch.zeros(1, num_prototypes)
+        self.prototype_use = health.PrototypeUse(num_prototypes)
         self.momentum = cosine_schedule(*options.momentum, total_steps)
         warmup = round(total_steps * options.teacher_warmup_fraction)
         self.temperature = linear_warmup_then_constant(*options.teacher_temperature, total_steps, warmup)
-        self.side = options.global_size_px // encoder.backbone.config.patch_size_px
+        self.side = options.global_size_px // patch
         self.device = torch.device("cpu")
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -83,34 +133,98 @@ class Dinov2Objective:
         for module in (self.encoder, self.head, self.teacher, self.teacher_head):
             module.to(device)
         self.center, self.patch_center = self.center.to(device), self.patch_center.to(device)
+        self.prototype_use.last_used = self.prototype_use.last_used.to(device)
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        first, second, local = self._views(step, generator)
-        views = torch.cat([first, second])
-        masks = block_masks(
-            len(views), self.side, generator, probability=self.options.mask_probability, ratio=self.options.mask_ratio
-        ).to(self.device)
-        hidden = masks.flatten().nonzero().squeeze(1)
-        cls_targets, patch_targets, entropy = self._teach(views, hidden, step)
+        views, local, masks = self._crops(step)
+        hidden = masks.flatten().nonzero().squeeze(1).to(self.device)
+        lesson = self._teach(views, hidden, step)
 
-        student = self.encoder.backbone.forward_tokens(views, masks, generator)
-        small = self.encoder.backbone.forward_tokens(local, None, generator)["cls"] if len(local) else student["cls"][:0]
+        depth = self._generator(DEPTH_STREAM, step, self.ranks.rank)
+        student = self.encoder.backbone.forward_tokens(views, masks.to(self.device), depth)
+        small = self.encoder.backbone.forward_tokens(local, None, depth)["cls"] if len(local) else student["cls"][:0]
         hidden_patches = student["patches"].flatten(0, 1)[hidden]
-        logits = self.head(torch.cat([student["cls"], small, hidden_patches]))
-        global_logits, local_logits, patch_logits = logits.split([len(views), len(small), len(hidden)])
+        rows = self.head.bottleneck(torch.cat([student["cls"], small, hidden_patches]))
+        prototypes = self.head.last_layer.weight
+        large_rows, small_rows, patch_rows = rows.split([len(views), len(small), len(hidden)])
 
-        total, measurements = distillation_loss(
-            student["cls"], global_logits, local_logits, patch_logits, cls_targets, patch_targets, masks, self.options
+        ibot = chunked_ibot_loss(
+            Projection(patch_rows, prototypes),
+            lesson.patches,
+            lesson.patch_offsets,
+            lesson.temperature,
+            mask_weights(masks).to(self.device),
+            len(masks),
+            self.options.student_temperature,
+            chunk_tokens=self.options.prototype_chunk_tokens,
         )
-        features = nn.functional.normalize(student["cls"].detach().float(), dim=-1)
-        return total, {**measurements, "teacher_entropy": entropy, "feature_std": features.std(dim=0).mean()}
+        total, parts = distillation_loss(
+            student["cls"],
+            Projection(large_rows, prototypes).logits(),
+            Projection(small_rows, prototypes).logits(),
+            lesson.cls_targets,
+            ibot,
+            self.options,
+        )
+        return total, {**parts, **self._measure(student["cls"].detach(), lesson, step)}
 
-    def _views(self, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Two global views (B, 3, G, G) and the local ones (L * B, 3, l, l)."""
+    def _measure(self, student_cls: Tensor, lesson: Lesson, step: int) -> dict[str, Tensor]:
+        """Signs of health, of this rank's rows except for the use of prototypes; see `dinov2_health`."""
+        first = lesson.patches.chunks(MEASURED_PATCHES)[0]
+        patch_targets = teacher_targets(first.logits(), lesson.patch_offsets, lesson.temperature)
+        choices = self.ranks.gather(lesson.cls_targets.argmax(dim=-1))
+        return {
+            "teacher_entropy": health.entropy(lesson.cls_targets),
+            "patch_teacher_entropy": health.entropy(patch_targets),
+            "prototype_use": self.prototype_use.update(choices, step),
+            "teacher_turnover": torch.tensor(1 - float(np.prod(self.momentum[:step]))),
+            **health.spread(student_cls.chunk(2)[0]),
+        }
+
+    def alarms(self, measurements: dict[str, float]) -> list[str]:
+        """Signs that the run fails, each with what to try."""
+        return health.alarms(measurements, self.center.shape[1])
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Before the first step what a random head would give and how far the teacher will move; each `knn.every_steps` steps
+        the k-NN AUPRC of the teacher's CLS tokens at the size of the global crops.
+
+        Args:
+            step: number of steps done.
+        """
+        found: dict[str, float] = {}
+        if step == 0:
+            found = health.expected_at_random(self.options, self.center.shape[1])
+            found["planned_teacher_turnover"] = 1 - float(np.prod(self.momentum))
+        if self.knn is not None and step % self.config.knn.every_steps == 0:
+            preprocessing = replace(self.encoder.preprocessing, image_size_px=self.options.global_size_px)
+            found |= self.knn.evaluate(lambda images: self.teacher.forward_tokens(preprocessing(images, self.device))["cls"])
+        return found
+
+    def images_of_step(self, step: int) -> np.ndarray:
+        """(b,) positions of this rank's images in the subset."""
+        return np.asarray(self.ranks.share(self.sampler.batch(step).tolist()))
+
+    def _generator(self, *stream: int) -> torch.Generator:
+        """Randomness of a step comes from seed and step (and rank) only, so that a resumed run draws the same."""
+        seed = np.random.SeedSequence([self.config.seed, *stream]).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(seed))
+
+    def _crops(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This rank's global views (2b, 3, G, G), local ones (L * b, 3, l, l), and masks (2b, N) of the former, on the CPU.
+
+        All is drawn for the whole batch and cut, so that a number of ranks sees together what one rank would see.
+        """
         options = self.options
-        canvas, heights, widths = self.images.batch(self.sampler.batch(step))
-        canvas = canvas.to(self.device)
+        generator = self._generator(IMAGE_STREAM, step)
+        rows = self.sampler.batch(step)
+        mine = torch.tensor(self.ranks.share(range(len(rows))))
+        heights, widths = self.images.sizes(rows)
+        canvas, _, _ = self.images.batch_of(step, self.device)
+
+        def of_views(num_views: int) -> Tensor:
+            """Places of this rank's images among those of so many views of all images, view by view."""
+            return (torch.arange(num_views)[:, None] * len(rows) + mine).flatten()
 
         def view(scale: tuple[float, float], size_px: int, blur: float, repeats: int = 1) -> Tensor:
             plan = plan_crops(
@@ -125,32 +239,36 @@ class Dinov2Objective:
                 brightness=options.brightness,
                 contrast=options.contrast,
             )
-            grey = apply_crops(canvas.repeat(repeats, 1, 1), plan, size_px)
+            grey = apply_crops(canvas.repeat(repeats, 1, 1), plan.rows(of_views(repeats)), size_px)
             return self.encoder.preprocessing.normalise(grey)
 
         blur = options.blur_probability
         first = view(options.global_scale, options.global_size_px, blur[0])
         second = view(options.global_scale, options.global_size_px, blur[1])
         local = view(options.local_scale, options.local_size_px, blur[2], options.num_local_crops)
-        return first, second, local
+        masks = block_masks(2 * len(rows), self.side, generator, probability=options.mask_probability, ratio=options.mask_ratio)
+        return torch.cat([first, second]), local, masks[of_views(2)]
 
     @torch.no_grad()
-    def _teach(self, views: Tensor, hidden: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets of the CLS tokens (2B, K), of the hidden patches (M, K), and the mean entropy of the former."""
+    def _teach(self, views: Tensor, hidden: Tensor, step: int) -> Lesson:
+        """What the teacher says of the views and their M hidden patches; moves the centres."""
         temperature = float(self.temperature[step])
         tokens = self.teacher.forward_tokens(views)
-        cls_logits = self.teacher_head(tokens["cls"]).float()
-        patch_logits = self.teacher_head(tokens["patches"].flatten(0, 1)[hidden]).float()
+        prototypes = self.teacher_head.last_layer.weight
+        cls = Projection(self.teacher_head.bottleneck(tokens["cls"]), prototypes)
+        patches = Projection(self.teacher_head.bottleneck(tokens["patches"].flatten(0, 1)[hidden]), prototypes)
         if self.options.centering == "sinkhorn":
-            cls_targets = sinkhorn_knopp(cls_logits, temperature)
-            patch_targets = sinkhorn_knopp(patch_logits, temperature)
+            cls_offsets, patch_offsets = self._sinkhorn(cls, temperature), self._sinkhorn(patches, temperature)
         else:
-            cls_targets = softmax_center(cls_logits, self.center, temperature)
-            patch_targets = softmax_center(patch_logits, self.patch_center, temperature)
-            self.center = update_center(self.center, cls_logits)
-            self.patch_center = update_center(self.patch_center, patch_logits)
-        entropy = -(cls_targets * cls_targets.clamp(min=1e-12).log()).sum(dim=-1).mean()
-        return cls_targets, patch_targets, entropy
+            cls_offsets, patch_offsets = -self.center / temperature, -self.patch_center / temperature
+            self.center = update_center(self.center, mean_logits(cls), gather=self.ranks.gather)
+            self.patch_center = update_center(self.patch_center, mean_logits(patches), gather=self.ranks.gather)
+        return Lesson(teacher_targets(cls.logits(), cls_offsets, temperature), patches, patch_offsets, temperature)
+
+    def _sinkhorn(self, rows: Projection, temperature: float) -> Tensor:
+        chunks = rows.chunks(self.options.prototype_chunk_tokens)
+        kept = [chunks[0].logits()] if len(chunks) == 1 else None  # logits of a single chunk are not computed twice
+        return sinkhorn_offsets(lambda: kept or (part.logits() for part in chunks), temperature, gather=self.ranks.gather)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -166,6 +284,7 @@ class Dinov2Objective:
             "teacher_head": self.teacher_head.state_dict(),
             "center": self.center,
             "patch_center": self.patch_center,
+            "prototypes_last_used": self.prototype_use.last_used,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -174,6 +293,7 @@ class Dinov2Objective:
         self.teacher.load_state_dict(state["teacher"])
         self.teacher_head.load_state_dict(state["teacher_head"])
         self.center, self.patch_center = state["center"].to(self.device), state["patch_center"].to(self.device)
+        self.prototype_use.last_used = state["prototypes_last_used"].to(self.device)
 
     def export(self) -> tuple[Encoder, DinoHead]:
         """The teacher, which is what is used after training (paper, section 3.2), with its head."""
@@ -186,39 +306,48 @@ def distillation_loss(
     student_cls: Tensor,
     global_logits: Tensor,
     local_logits: Tensor,
-    patch_logits: Tensor,
     cls_targets: Tensor,
-    patch_targets: Tensor,
-    masks: Tensor,
+    ibot: Tensor,
     options: Dinov2Options,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """DINOv2's sum of losses and its weighted parts, for B images with two global and L local views, ordered view by view.
+    """DINOv2's sum of losses and its weighted parts, for b images with two global and L local views, ordered view by view.
 
     Args:
-        student_cls: (2B, D), of the global views, before the head.
-        global_logits: (2B, K), the student's.
-        local_logits: (L * B, K), the student's.
-        patch_logits: (M, K), the student's at the M masked patches, crop by crop.
-        cls_targets: (2B, K), the teacher's probabilities of the global views.
-        patch_targets: (M, K), the teacher's at the masked patches.
-        masks: (2B, N) bool, M of them true.
+        student_cls: (2b, D), of the global views, before the head.
+        global_logits: (2b, K), the student's.
+        local_logits: (L * b, K), the student's.
+        cls_targets: (2b, K), the teacher's probabilities of the global views.
+        ibot: loss of the masked patches, not yet weighted.
         options: number of local crops, weights and temperature.
     """
     temperature, num_local = options.student_temperature, options.num_local_crops
     # Pairs of different views only: a global view against the other one, each local view against both.
     num_pairs = 2 + 2 * num_local
-    swapped = torch.cat(cls_targets.chunk(2)[::-1])
+    first_targets, second_targets = cls_targets.chunk(2)
+    swapped = torch.cat([second_targets, first_targets])
     dino_global = 2 * dino_loss(global_logits, swapped, temperature) / num_pairs
     dino_local = torch.zeros_like(dino_global)
-    for crop in local_logits.chunk(num_local) if num_local else ():
-        for view in cls_targets.chunk(2):
-            dino_local = dino_local + dino_loss(crop, view, temperature) / num_pairs
-    mask_weights = (1 / masks.sum(dim=1).clamp(min=1))[:, None].expand_as(masks)[masks]
-    ibot = options.ibot_weight * ibot_loss(patch_logits, patch_targets, mask_weights, len(masks), temperature)
+    if num_local:
+        # The cross-entropy is linear in the targets: both views of an image at once.
+        by_crop = local_logits.unflatten(0, (num_local, -1))
+        dino_local = num_local * dino_loss(by_crop, first_targets + second_targets, temperature) / num_pairs
+    patches = options.ibot_weight * ibot
     first, second = student_cls.chunk(2)  # never across views: the two views of an image should be alike
     koleo = options.koleo_weight * (koleo_loss(first) + koleo_loss(second))
-    parts = {"dino_global": dino_global, "dino_local": dino_local, "ibot": ibot, "koleo": koleo}
-    return dino_global + dino_local + ibot + koleo, {name: value.detach() for name, value in parts.items()}
+    parts = {"dino_global": dino_global, "dino_local": dino_local, "ibot": patches, "koleo": koleo}
+    return dino_global + dino_local + patches + koleo, {name: value.detach() for name, value in parts.items()}
+
+
+def mask_weights(masks: Tensor) -> Tensor:
+    """(M,) for masks (n, N) with M true: one over the number of masked patches in the patch's crop."""
+    return (1 / masks.sum(dim=1).clamp(min=1))[:, None].expand_as(masks)[masks]
+
+
+def mean_logits(rows: Projection) -> Tensor:
+    """(1, K) float32, or (0, K) without rows. Logits are linear in the features: those of the mean feature are their mean."""
+    features = rows.features[:0].float() if len(rows.features) == 0 else rows.features.float().mean(dim=0, keepdim=True)
+    with torch.autocast(features.device.type, enabled=False):
+        return Projection(features, rows.prototypes.float()).logits()
 
 
 def replace_drop_path(encoder: ViTEncoder, rate: float) -> ViTConfig:

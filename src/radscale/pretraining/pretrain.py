@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from radscale.datasets import Dataset
+from radscale.datasets import Dataset, read_label_table
 from radscale.errors import InputError
 from radscale.models import DinoHead, Encoder, build_encoder
 from radscale.pretraining.compute_budget import ComputeBudget, steps_for, training_flops_per_sample
@@ -26,6 +26,7 @@ from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.contrastive import ContrastiveObjective, context_length
 from radscale.pretraining.dinov2 import Dinov2Objective
 from radscale.pretraining.images import SubsetImages
+from radscale.pretraining.knn import KnnMonitor
 from radscale.pretraining.texts import read_training_rows
 from radscale.training import LoopSettings, cosine_schedule, load_dino_head, load_encoder, save_checkpoint, start_fabric, train
 from radscale.training.distributed import Ranks
@@ -111,11 +112,19 @@ def run_pretraining(
     if config.objective != "dinov2":
         texts = read_training_rows(config, data, rows, labels, context_length(encoder, config))
 
-    def make(config: PretrainingConfig, encoder: Encoder, head: DinoHead | None, total_steps: int) -> Objective:
+    knn = None
+    if config.knn.every_steps:
+        if labels is None:
+            raise InputError("knn.every_steps needs a label table; give labels, or set it to 0")
+        knn = KnnMonitor(data, read_label_table(labels), rows, config.knn)
+
+    def make(
+        config: PretrainingConfig, encoder: Encoder, head: DinoHead | None, total_steps: int, knn: KnnMonitor | None = None
+    ) -> Objective:
         """The objective, which changes the modules that it is given."""
         made: Objective
         if config.objective == "dinov2":
-            made = Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch, ranks=ranks)
+            made = Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch, ranks=ranks, knn=knn)
         else:
             assert texts is not None
             made = ContrastiveObjective(encoder, images, texts, config, from_scratch=from_scratch, ranks=ranks)
@@ -145,12 +154,12 @@ def run_pretraining(
     if config.budget.unit == "gpu_seconds":
         seconds_per_sample = _calibrate(lambda steps: trial(config, steps), config.batch_size, ranks, work, earlier_state)
     steps = steps_for(config.budget, config.batch_size, flops_per_sample=flops, seconds_per_sample=seconds_per_sample)
-    objective = make(config, encoder, head, steps)
+    objective = make(config, encoder, head, steps, knn)
     observer = Observer(
         progress=progress if ranks.is_first else None,
         say=say,
-        input_facts=lambda: _input_facts(images),
-        sample_ids=_sample_ids(objective, data, rows, ranks),
+        input_facts=lambda: {"waiting_share": images.waiting_share},
+        sample_ids=lambda step: images.sample_ids(objective.images_of_step(step)),
     )
     try:
         result = train(
@@ -264,22 +273,6 @@ def _rank_dependence(config: PretrainingConfig, encoder: Encoder) -> str:
 def _largest_drop_path(values: Mapping[str, Any]) -> float:
     inner = [_largest_drop_path(value) for value in values.values() if isinstance(value, Mapping)]
     return max([float(values.get("drop_path", 0.0)), *inner])
-
-
-def _input_facts(images: SubsetImages) -> dict[str, float]:
-    return {"waiting_share": images.waiting_share} if hasattr(images, "waiting_share") else {}
-
-
-def _sample_ids(objective: Objective, data: Dataset, rows: np.ndarray, ranks: Ranks) -> Callable[[int], list[str]]:
-    """Pseudonymous ids of this rank's images of a step."""
-
-    def of_step(step: int) -> list[str]:
-        chosen = np.asarray(ranks.share(objective.sampler.batch(step).tolist()))
-        if isinstance(objective, ContrastiveObjective):
-            chosen = objective.rows.image[chosen]
-        return [str(name) for name in data.manifest["sample_id"].take(rows[chosen]).to_pylist()]
-
-    return of_step
 
 
 def _calibrate(

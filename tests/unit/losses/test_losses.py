@@ -4,16 +4,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from radscale.errors import InputError
 from radscale.losses import (
+    Projection,
+    chunked_ibot_loss,
     clip_loss,
     dice_loss,
     dino_loss,
     ibot_loss,
     koleo_loss,
     sinkhorn_knopp,
+    sinkhorn_offsets,
     softmax_center,
+    teacher_targets,
     unicl_loss,
     unique_pair_targets,
     update_center,
@@ -144,3 +149,75 @@ def test_without_masked_patches_the_centre_stays_and_targets_are_empty() -> None
     assert torch.equal(update_center(center, nothing), center)
     assert sinkhorn_knopp(nothing, 0.05).shape == softmax_center(nothing, center, 0.05).shape == (0, 4)
     assert ibot_loss(nothing, nothing, torch.zeros(0), num_crops=4).item() == 0
+
+
+def test_sinkhorn_in_chunks_is_sinkhorn_at_once() -> None:
+    logits = torch.randn(23, 64, generator=torch.Generator().manual_seed(0))
+    offsets = sinkhorn_offsets(lambda: logits.split(5), 0.05)
+    torch.testing.assert_close(teacher_targets(logits, offsets, 0.05), sinkhorn_knopp(logits, 0.05), rtol=1e-5, atol=1e-7)
+
+
+def test_sinkhorn_of_ranks_shares_prototypes_evenly_among_all_their_rows() -> None:
+    """Three ranks, in three threads that wait for each other where processes would."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    logits = torch.randn(12, 16, generator=torch.Generator().manual_seed(0))
+    board, barrier = [torch.empty(0)] * 3, Barrier(3)
+
+    def targets_of(rank: int) -> Tensor:
+        def gather(rows: Tensor) -> Tensor:
+            board[rank] = rows
+            barrier.wait()
+            everything = torch.cat(board)
+            barrier.wait()
+            return everything
+
+        return sinkhorn_knopp(logits.chunk(3)[rank], 0.05, gather=gather)
+
+    with ThreadPoolExecutor(3) as pool:
+        together = torch.cat(list(pool.map(targets_of, range(3))))
+    torch.testing.assert_close(together, sinkhorn_knopp(logits, 0.05), rtol=1e-5, atol=1e-7)
+    alone = torch.cat([sinkhorn_knopp(part, 0.05) for part in logits.chunk(3)])
+    assert (alone - together).abs().max() > 0.1
+
+
+class LargestTensor(TorchDispatchMode):
+    """Number of elements of the largest tensor that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 50, 1000])
+@pytest.mark.parametrize("num_tokens", [0, 50])
+def test_ibot_in_chunks_is_ibot_at_once_and_never_holds_all_logits(chunk_tokens: int, num_tokens: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, prototypes, teacher_rows = (
+        torch.nn.functional.normalize(torch.randn(n, 6, generator=generator), dim=-1) for n in (num_tokens, 300, num_tokens)
+    )
+    offsets, weights = torch.randn(1, 300, generator=generator), torch.rand(num_tokens, generator=generator)
+    results, largest = [], LargestTensor()
+    for chunked in (True, False):
+        mine, shared = rows.clone().requires_grad_(), prototypes.clone().requires_grad_()
+        if chunked:
+            with largest:
+                teacher = Projection(teacher_rows, prototypes)
+                loss = chunked_ibot_loss(
+                    Projection(mine, shared), teacher, offsets, 0.05, weights, 8, chunk_tokens=chunk_tokens
+                )
+                loss.backward()
+        else:
+            targets = teacher_targets(teacher_rows @ prototypes.T, offsets, 0.05)
+            loss = ibot_loss(mine @ shared.T, targets, weights, 8)
+            loss.backward()
+        results.append((loss.detach(), mine.grad, shared.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert largest.numel <= max(300 * 6, min(chunk_tokens, num_tokens) * 300)

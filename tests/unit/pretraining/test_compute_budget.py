@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,10 +13,10 @@ from radscale.errors import InputError
 from radscale.models import build_encoder, make_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig, steps_for, training_flops_per_sample
 from radscale.pretraining.config import Dinov2Options
-from radscale.pretraining.contrastive import ContrastiveObjective, with_text_tower
+from radscale.pretraining.contrastive import ContrastiveObjective, context_length, with_text_tower
 from radscale.pretraining.dinov2 import Dinov2Objective
 from radscale.pretraining.images import SubsetImages
-from radscale.pretraining.texts import training_rows
+from radscale.pretraining.texts import TokenTable, TrainingRows
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_real_dinov2_step_costs_what_the_budget_says(images: SubsetImages, dro
     predicted = 16 * training_flops_per_sample(config, encoder)
     saved = 16 * flops_of_pixel_gradients(encoder, [112] * 2 + [42] * num_local)
     objective = Dinov2Objective(encoder, None, images, config, 1, from_scratch=True)
-    measured = flops_of_a_step(objective, lambda: objective._views(0, torch.Generator()))
+    measured = flops_of_a_step(objective, lambda: objective._crops(0))
     assert measured + saved == pytest.approx(predicted, rel=0.01)
 
 
@@ -127,11 +128,21 @@ def test_a_real_contrastive_step_costs_what_the_budget_says(images: SubsetImages
     config = PretrainingConfig(objective="clip", budget=ComputeBudget.samples_seen(16), batch_size=16)
     encoder = build_encoder(architecture, seed=0)
     predicted = 16 * training_flops_per_sample(config, encoder)
-    rows = training_rows(["heart " * 90] * 16, [""] * 16, [""] * 16, identical_texts_are_positives=False)
+    number = np.arange(16)
+    rows = TrainingRows(
+        image=number,
+        prefix=np.zeros(16, np.int64),
+        text=1 + number,
+        is_label=np.zeros(16, bool),
+        table=TokenTable.of(["", *(f"{index} " + "heart " * 90 for index in number)], 77),
+        context_length=context_length(encoder, config),
+        identical_texts_are_positives=False,
+        num_images=16,
+    )
     backward = architecture is VIT
     saved = 16 * flops_of_pixel_gradients(encoder, [112]) if backward else 0
     objective = ContrastiveObjective(encoder, images, rows, config, from_scratch=True)
-    measured = flops_of_a_step(objective, lambda: objective._pixels(range(16), torch.Generator()), backward)
+    measured = flops_of_a_step(objective, lambda: objective._crops(0, number, torch.Generator()), backward)
     assert (measured if backward else 3 * measured) + saved == pytest.approx(predicted, rel=0.001)
 
 

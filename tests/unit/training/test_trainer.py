@@ -50,6 +50,9 @@ class Toy:
 
     def after_step(self, step: int) -> None: ...
 
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {}
+
     def state(self) -> dict[str, Any]:
         return {"net": self.net.state_dict()}
 
