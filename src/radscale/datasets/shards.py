@@ -85,8 +85,9 @@ class ShardReader:
         Raises:
             InputError: the shard is missing, unreadable or shorter than the manifest says.
         """
+        opened = self._descriptor(shard)  # held while it is read, so that no other thread's eviction closes it
         try:
-            data = os.pread(self._descriptor(shard).number, size_bytes, offset)
+            data = os.pread(opened.number, size_bytes, offset)
         except OSError as error:
             raise InputError(f"{shard}: cannot be read ({error.strerror}); restore the shard or ingest again") from None
         if len(data) != size_bytes:

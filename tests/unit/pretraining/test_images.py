@@ -234,7 +234,8 @@ def test_few_shards_stay_open_while_threads_read_all_of_them(folder: Path) -> No
     found: dict[int, bytes] = {}
 
     def read(first: int) -> None:
-        found.update({row: reader.read(*places[row]) for row in range(first, 60, 4)})
+        for _ in range(20):
+            found.update({row: reader.read(*places[row]) for row in range(first, 60, 4)})
 
     threads = [threading.Thread(target=read, args=(first,)) for first in range(4)]
     for thread in threads:
