@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -150,12 +150,14 @@ class SubsetImages:
         batch = _Batch(step, _canvas(shape), heights, widths)
         order = self.dataset.reading_order(self.rows[positions])
         for slots in np.split(order, range(IMAGES_PER_TASK, len(order), IMAGES_PER_TASK)):
-            batch.parts.append(
-                self._pool.submit(self._fill, batch, zip(slots.tolist(), positions[slots].tolist(), strict=True))
-            )
+            items = list(zip(slots.tolist(), positions[slots].tolist(), strict=True))
+            batch.parts.append(self._pool.submit(self._fill, batch, items))
         return batch
 
-    def _fill(self, batch: "_Batch", items: Iterable[tuple[int, int]]) -> None:
+    def _fill(self, batch: "_Batch", items: list[tuple[int, int]]) -> None:
+        if not batch.wanted:
+            return
+        self.dataset.will_read([int(self.rows[position]) for _, position in items if position not in self._kept])
         canvas = batch.canvas.numpy()
         for slot, position in items:
             if not batch.wanted:
