@@ -159,6 +159,11 @@ class Dataset:
             )
         return data
 
+    def will_read(self, rows: np.ndarray | list[int]) -> None:
+        """Announce images that are read next."""
+        for row in rows:
+            self._reader.will_read(*self.place(int(row)))
+
     def read_images(self, rows: np.ndarray | list[int]) -> list[np.ndarray]:
         return [self.read_image(int(row)) for row in rows]
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -147,22 +147,27 @@ class SubsetImages:
         """Hand out the work of a batch; workers write into its canvas."""
         heights, widths = self.sizes(positions)
         shape = (len(positions), int(heights.max()), int(widths.max()))
-        batch = _Batch(step, _memory(shape, torch.uint8), heights, widths)
+        batch = _Batch(step, _canvas(shape), heights, widths)
         order = self.dataset.reading_order(self.rows[positions])
         for slots in np.split(order, range(IMAGES_PER_TASK, len(order), IMAGES_PER_TASK)):
-            batch.parts.append(
-                self._pool.submit(self._fill, batch, zip(slots.tolist(), positions[slots].tolist(), strict=True))
-            )
+            items = list(zip(slots.tolist(), positions[slots].tolist(), strict=True))
+            batch.parts.append(self._pool.submit(self._fill, batch, items))
         return batch
 
-    def _fill(self, batch: "_Batch", items: Iterable[tuple[int, int]]) -> None:
+    def _fill(self, batch: "_Batch", items: list[tuple[int, int]]) -> None:
+        if not batch.wanted:
+            return
+        self.dataset.will_read([int(self.rows[position]) for _, position in items if position not in self._kept])
         canvas = batch.canvas.numpy()
         for slot, position in items:
             if not batch.wanted:
                 return
             image = self._image(position)
             height, width = image.shape
-            canvas[slot, :height, :width] = image
+            if canvas.dtype == np.uint8:
+                canvas[slot, :height, :width] = image
+            else:
+                np.divide(image, np.float32(255), out=canvas[slot, :height, :width])
             canvas[slot, :height, width:] = 0
             canvas[slot, height:] = 0
 
@@ -190,19 +195,19 @@ class SubsetImages:
             self.waiting_seconds += now - begun
         else:
             self._started = now  # waiting for the first images is starting up
-        if device is None or device.type == "cpu":
-            pixels = _memory(batch.canvas.shape, torch.float32).copy_(batch.canvas)
-        else:
-            pixels = batch.canvas.to(device, non_blocking=True).float()  # copied as bytes: a quarter of the way
-        return pixels.div_(255), batch.heights, batch.widths
+        pixels = batch.canvas.to(device, non_blocking=True)
+        return pixels if pixels.is_floating_point() else pixels.float().div_(255), batch.heights, batch.widths
 
 
-def _memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Not yet written to. Pinned where there is a GPU to copy it to; else numpy's, which asks the system for huge pages:
-    torch does not, and then more time goes into page faults than into the pixels."""
-    if dtype == torch.uint8 and torch.cuda.is_available():
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-    return torch.from_numpy(np.empty(shape, np.uint8 if dtype == torch.uint8 else np.float32))
+def _canvas(shape: tuple[int, int, int]) -> Tensor:
+    """Not yet written to. For a GPU bytes in pinned memory: a quarter of the way to it.
+
+    Else floats at once, in numpy's memory, which asks the system for huge pages: torch's does not, and then more time goes into
+    page faults than into pixels.
+    """
+    if torch.cuda.is_available():
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 @dataclass
