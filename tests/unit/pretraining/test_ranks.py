@@ -45,8 +45,8 @@ def test_two_ranks_learn_what_one_does(run: str, folder: Path) -> None:
         begun = start.get(f"backbone.{name.removeprefix('image_encoder.')}")
         moved = max(moved, 0.0 if begun is None or begun.shape != value.shape else float((value - begun).abs().max()))
     assert moved > 1e-4
-    losses = [
-        [json.loads(line)["loss"] for line in (folder / number / run / "work" / "metrics.jsonl").read_text().splitlines()]
-        for number in ("one", "two")
-    ]
+    losses = []
+    for number in ("one", "two"):
+        lines = map(json.loads, (folder / number / run / "work" / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
