@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import resource
 import sys
 import time
@@ -109,7 +110,7 @@ class Health:
 
     def _ring(self, step: int, alarms: list[str]) -> None:
         for alarm in alarms:
-            kind = alarm.partition(":")[0]
+            kind = re.sub(r"[\d.]+", "", alarm.partition(":")[0])  # the same alarm with other numbers is no news
             if kind not in self.rung:
                 self.rung.add(kind)
                 self._write(step, {"alarm": alarm})

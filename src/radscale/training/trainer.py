@@ -301,7 +301,7 @@ def _earlier_position(
         changes = describe_changes(state["identity"], identity)
         if earlier_state == "resume":
             raise InputError(
-                f"{states.folder.name}: holds step {state['step']} of another run ({changes}); take back what changed to go on "
+                f"{states.folder}: holds step {state['step']} of another run ({changes}); take back what changed to go on "
                 "with it, choose another --out, or add --restart to discard it"
             )
         state = None
@@ -316,7 +316,7 @@ def _earlier_position(
         return Position()
     if state["world_size"] != ranks.world_size and settings.same_ranks_because:
         raise InputError(
-            f"{states.folder.name}: the run was started on {state['world_size']} devices and cannot go on with "
+            f"{states.folder}: the run was started on {state['world_size']} devices and cannot go on with "
             f"{ranks.world_size}: {settings.same_ranks_because}; use {state['world_size']}, or --restart"
         )
     objective.load_state(state["objective"])

@@ -313,8 +313,9 @@ def test_contrastive_training_learns_which_text_belongs_to_an_image(objective: s
     facts = pretrain(config, data, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     # Eight texts for 120 images: knowing the classes is worth more than half a nat over guessing, ln 32.
-    assert lines[0]["loss"] == pytest.approx(3.466, abs=0.01)
-    assert lines[-1]["loss"] < lines[0]["loss"] - 0.4
+    assert [lines[0]["step"], lines[1]["step"]] == [1, 10]
+    assert lines[1]["loss"] == pytest.approx(3.466, abs=0.01)
+    assert lines[-1]["loss"] < lines[1]["loss"] - 0.4
     assert facts["final"]["mean_image_cosine"] < 0.95
 
 
@@ -350,7 +351,8 @@ def test_a_budget_in_seconds_is_turned_into_steps_and_a_resumed_run_plans_the_sa
         pretrain(config, data, tmp_path, stop)
     facts = pretrain(config, data, tmp_path)
     assert facts["steps"] == planned[0] == 15
-    assert facts["achieved"] == facts["device_seconds"] == pytest.approx(facts["training_seconds"], abs=0.01)
+    assert facts["achieved"] == pytest.approx(facts["device_seconds"], abs=0.01)
+    assert facts["device_seconds"] == facts["training_seconds"]  # one device
 
 
 def test_continued_training_keeps_what_it_started_from(data: Path, tmp_path: Path) -> None:

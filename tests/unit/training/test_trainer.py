@@ -115,7 +115,7 @@ class Watched(Toy):
     """An objective that can be evaluated and that has something to complain about."""
 
     def alarms(self, measurements: dict[str, float]) -> list[str]:
-        far = f"far: distance {measurements['distance']:.2f}; raise learning_rate"
+        far = f"distance is {measurements['distance']:.3f}, which is far; raise learning_rate"
         return [far, "late: it is late; wait"] if measurements["loss"] < 0.3 else [far]
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -125,9 +125,9 @@ class Watched(Toy):
 def test_alarms_ring_once_per_kind(tmp_path: Path) -> None:
     said: list[str] = []
     train(Watched(), loop(8, log_every=1), work=tmp_path, identity={}, observer=Observer(say=said.append))
-    assert [line.split(":")[1].strip() for line in said] == ["far", "late"]
-    assert said[0].startswith("step 1: far: distance")
-    assert [line["alarm"].split(":")[0] for line in lines_of(tmp_path) if "alarm" in line] == ["far", "late"]
+    assert said[0] == "step 1: distance is -1.000, which is far; raise learning_rate"
+    assert said[1].endswith(": late: it is late; wait")
+    assert [line["alarm"] for line in lines_of(tmp_path) if "alarm" in line] == [line.split(": ", 1)[1] for line in said]
 
 
 def test_waiting_for_images_is_an_alarm(tmp_path: Path) -> None:
