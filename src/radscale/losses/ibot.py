@@ -60,7 +60,7 @@ def chunked_ibot_loss(
 
     With 40 images of 518 px a GPU has M = 16,400 masked patches and K = 65,536 prototypes: 4.3 GB in float32 for each of the
     (M, K) matrices of the plain loss and its gradient. Here the logits of a chunk, of student and teacher, are computed
-    again in the backward pass: two more products of (M, D) and (D, K), some 2 % of a ViT-B's step.
+    again in the backward pass: two more products of (M, D) and (D, K), 1 % of the arithmetic of a ViT-B's step.
 
     Args:
         student: M masked patches; gradients flow to features and prototypes.

@@ -130,8 +130,8 @@ class Dinov2Options:
     that comes with the weights learns from the start."""
     prototype_chunk_tokens: int = 2048
     """Masked patches whose prototype logits are held at a time on one device. A batch with no more is computed at once; a
-    larger one takes a few percent longer per step, and about 20 bytes x this number x `num_prototypes` of memory (2.7 GB)
-    whatever its size, where the plain computation takes them for all its masked patches (21 GB at 40 images of 518 px)."""
+    larger one computes its logits twice (1 % of a ViT-B's step), and takes some 20 bytes x this number x `num_prototypes` of
+    memory (2.7 GB), whatever its size, instead of that for all its masked patches (21 GB at 40 images of 518 px)."""
 
     def __post_init__(self) -> None:
         def rising(values: tuple[float, ...], low: float, high: float) -> bool:

@@ -100,6 +100,7 @@ def test_a_run_votes_before_during_and_after_and_learns_the_same(dataset: Datase
         run_pretraining(config, dataset=dataset.path, labels=dataset.path, init=None, out=folder / "out", work=folder / "work")
         weights.append((folder / "out" / "model.safetensors").read_bytes())
     lines = [json.loads(line) for line in (tmp_path / "2" / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["expected_random_dino_local"] == pytest.approx(np.log(16) * 2 / 4, rel=1e-4)
     votes = {line["step"]: line["knn_auprc"] for line in lines if "knn_auprc" in line}
     assert set(votes) == {0, 2, 4}
     assert all(0 < value <= 1 for value in votes.values())

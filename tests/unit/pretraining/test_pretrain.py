@@ -197,6 +197,15 @@ def test_prototypes_of_a_random_head_stay_at_first_and_those_of_a_given_one_do_n
     assert moved == {"with": True, "without": False}
 
 
+def test_a_head_warm_up_keeps_the_backbone_in_every_bit(data: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "start", build_encoder(ENCODER, seed=3), info={})
+    options = dataclasses.replace(OPTIONS, head_warmup_fraction=1.0, momentum=(0.5, 0.5))
+    pretrain(settings("dinov2", architecture=None, dinov2=options), data, tmp_path / "run", init=tmp_path / "start")
+    before, after = (load_encoder(str(folder)) for folder in (tmp_path / "start", tmp_path / "run" / "out"))
+    after_state = after.state_dict()
+    assert all(torch.equal(value, after_state[name]) for name, value in before.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
