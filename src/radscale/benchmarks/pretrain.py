@@ -33,7 +33,7 @@ SENTENCES = (
 def cases(options: Options) -> list[Case]:
     """ViT-S/16 with a text tower of its width on a processor, ViT-B/16 on a GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    width, depth, batch, size_px = (768, 12, 256, 224) if device.type == "cuda" else (384, 12, 16, 224)
+    width, depth, batch, size_px = (768, 12, 256, 224) if device.type == "cuda" else (384, 12, 8, 224)
     if options.quick:
         width, depth, batch, size_px = 64, 4, 8, 64
     tower = TextTower(width=width, depth=depth, num_heads=width // 64, embedding_dim=width)

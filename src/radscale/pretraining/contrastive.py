@@ -95,8 +95,8 @@ class ContrastiveObjective:
         self.size_px = config.image_size_px or encoder.preprocessing.image_size_px
         self.sampler = ShuffledEpochs(len(rows), config.batch_size, config.seed)
         images.follow(self.images_of_step, 0, 0)
-        used = np.union1d(rows.table.ids, [BEGIN_OF_TEXT, END_OF_TEXT])
-        self.vocabulary = torch.from_numpy(used.astype(np.int64))
+        used = np.union1d(rows.table.vocabulary(), [BEGIN_OF_TEXT, END_OF_TEXT])
+        self.vocabulary = torch.from_numpy(used)
         # Order is kept, so the end token still has the largest id, by which the text tower finds it.
         self.place = np.zeros(END_OF_TEXT + 1, dtype=np.int64)
         self.place[used] = np.arange(len(used))

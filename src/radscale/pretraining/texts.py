@@ -27,6 +27,7 @@ from radscale.models.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, ClipTokenizer
 from radscale.pretraining.config import PretrainingConfig, TextOptions
 
 REPORTS_AT_ONCE = 16_384
+TOKENS_AT_ONCE = 1 << 20
 DOMINATING_SHARE = 0.5
 
 
@@ -72,6 +73,13 @@ class TokenTable:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def vocabulary(self) -> np.ndarray:
+        """(V,) int64 tokens that occur, in rising order."""
+        occurs = np.zeros(END_OF_TEXT + 1, dtype=bool)
+        for start in range(0, len(self.ids), TOKENS_AT_ONCE):  # numpy turns an index into eight bytes a token
+            occurs[self.ids[start : start + TOKENS_AT_ONCE]] = True
+        return np.flatnonzero(occurs)
 
     def __getitem__(self, row: int | np.integer[Any]) -> np.ndarray:
         return self.ids[self.offsets[row] : self.offsets[row + 1]]
