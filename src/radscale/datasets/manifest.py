@@ -32,6 +32,10 @@ REPORTS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("study_id", "patient_id", "text", "indication", "comparison", "findings", "impression")]
 )
 
+MASKS_SCHEMA = pa.schema([("sample_id", pa.string()), ("structure", pa.string()), ("png", pa.binary())])
+
+OFFICIAL_SPLITS_SCHEMA = pa.schema([("patient_id", pa.string()), ("part", pa.string())])
+
 LABEL_SCHEMA = pa.schema([(name, pa.string()) for name in ("level", "id", "task", "state", "engine")])
 
 
