@@ -167,7 +167,8 @@ def ingest(
     reader = _source(config, source)
     if not reader.inputs:
         what = "files" if config.kind == "dicom" else f"rows in {config.table if config.layout is None else 'its tables'}"
-        raise InputError(f"{source}: no {what} found, so there is nothing to ingest; give the folder of the archive")
+        hint = layout_hint(source, LAYOUTS) if config.layout is None else ""
+        raise InputError(f"{source}: no {what} found, so there is nothing to ingest; give the folder of the archive{hint}")
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
