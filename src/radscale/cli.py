@@ -268,7 +268,7 @@ def ingest(
 
     pairs = dict(item.partition("=")[::2] for item in labels or [])
     given = {
-        "kind": kind or ("dicom" if layout is None and config is None else "images" if layout is not None else None),
+        "kind": kind or ("dicom" if layout is None else "images"),
         "layout": layout,
         "image_size_px": size,
         "table": table,

@@ -41,7 +41,7 @@ class ImageEntry:
     excluded: str = ""
     """Why its publisher says not to use it, or empty."""
     masks: Mapping[str, Callable[[tuple[int, int]], np.ndarray]] = field(default_factory=dict)
-    """Structure to a function that draws it: shape (H, W) of the image file -> (H, W) bool."""
+    """Task to a function that draws it: shape (H, W) of the image file -> (H, W) bool."""
 
 
 def image_entries(table: list[dict[str, str]], columns: dict[str, str]) -> list[ImageEntry]:

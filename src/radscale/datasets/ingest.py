@@ -28,7 +28,7 @@ from radscale.datasets.labels import STATES, slug
 from radscale.datasets.manifest import (
     EXCLUSIONS_SCHEMA,
     LABEL_SCHEMA,
-    MASKS_SCHEMA,
+    MASK_SCHEMA,
     OFFICIAL_SPLITS_SCHEMA,
     REPORTS_SCHEMA,
     SCHEMA_VERSION,
@@ -123,8 +123,8 @@ class _Decoded:
     size: tuple[int, int] = (0, 0)
     fields: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    masks: dict[str, bytes] = field(default_factory=dict)
-    """Structure to the PNG of its mask, 0 or 255, of the size of the stored image."""
+    masks: dict[str, bytes | None] = field(default_factory=dict)
+    """Task to the PNG of its mask, of the size of the stored image; None where it was looked for and is not there."""
 
 
 class _Label(NamedTuple):
@@ -188,7 +188,7 @@ def ingest(
                 seen |= {item.digest, item.fields["sample_key"]}
                 names.setdefault(item.fields["patient_key"], set()).update(item.names)
                 rows.append(_manifest_row(item, secret, shards))
-                masks += [{"sample_id": rows[-1]["sample_id"], "structure": s, "png": png} for s, png in item.masks.items()]
+                masks += [{"sample_id": rows[-1]["sample_id"], "task": task, "png": png} for task, png in item.masks.items()]
             if progress is not None:
                 progress(count, len(reader.inputs), "images")
     if not rows:
@@ -204,7 +204,7 @@ def ingest(
     if labels:
         pq.write_table(_label_table(labels, secret), out / "labels.parquet")
     if masks:
-        pq.write_table(pa.Table.from_pylist(masks, MASKS_SCHEMA), out / "masks.parquet")
+        pq.write_table(pa.Table.from_pylist(masks, MASK_SCHEMA), out / "masks.parquet")
     if official:
         split_rows = [{"patient_id": patient, "part": part} for patient, part in sorted(official.items())]
         pq.write_table(pa.Table.from_pylist(split_rows, OFFICIAL_SPLITS_SCHEMA), out / "official_splits.parquet")
@@ -477,10 +477,11 @@ def _read_listed_dicom(path: Path) -> DicomImage:
     return read_dicom(path)
 
 
-def _mask_png(mask: np.ndarray, size: tuple[int, int]) -> bytes:
-    """0 or 255 at the size (width, height) of the stored image; a pixel belongs to the mask if half of it did."""
+def _mask_png(mask: np.ndarray, size: tuple[int, int]) -> bytes | None:
+    """Black and white at the size (width, height) of the stored image; a pixel belongs to the mask if half of it did."""
     share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    return encode_png(np.where(share >= 0.5, 255, 0).astype(np.uint8))
+    drawn = (share >= 0.5).astype(np.uint8) * 255
+    return bytes(cv2.imencode(".png", drawn, [cv2.IMWRITE_PNG_BILEVEL, 1])[1]) if drawn.any() else None
 
 
 class _PublicSource(_ImageSource):

@@ -16,7 +16,7 @@ from radscale.errors import InputError
 
 ReadersRule = Literal["majority", "any", "unanimous"]
 Masks = Mapping[str, Callable[[tuple[int, int]], np.ndarray]]
-"""Structure to a function that draws it: shape (H, W) of the original image -> (H, W) bool."""
+"""Task to a function that draws it: shape (H, W) of the original image -> (H, W) bool."""
 
 SAME_NAMES = {
     "edema": "pulmonary_edema",
@@ -124,8 +124,11 @@ class PublicFolder:
         return found
 
     def image(self, name: str, expected: str) -> str:
-        """Relative path of an image by its file name or its name without suffix; `expected` where it is not there."""
-        return self._by_name.get(name, expected)
+        """Relative path of an image by its file name, else by its name without suffix (resized copies have another one);
+        `expected` where it is not there."""
+        stem, dot, suffix = name.rpartition(".")
+        by_stem = self._by_name.get(stem) if dot and suffix.lower() in IMAGE_SUFFIXES else None
+        return self._by_name.get(name) or by_stem or expected
 
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "dcm", "dicom", "tif", "tiff")
