@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from dicom_makers import SECRET, make_dicom
+from radscale import cli
 from radscale.datasets import Dataset, IngestConfig, ingest, read_label_table, verify_dataset
 from radscale.datasets.deidentification import pseudonym
-from radscale.datasets.public import LAYOUTS, detect_layout
+from radscale.datasets.public import LAYOUTS, PublicFolder, PublicOptions, detect_layout
 from radscale.datasets.public.openi import _tasks as openi_tasks
 from radscale.datasets.public.padchest import _tasks as padchest_tasks
 from radscale.datasets.public.siim import decode_runs
@@ -619,6 +621,19 @@ def test_damaged_files_of_reports_and_tables(source: Path) -> None:
     refuse(source, "mimic-cxr-jpg", "negbio.csv.gz: damaged gzip file")
 
 
+def test_command_line(source: Path, tmp_path: Path) -> None:
+    make_nih(source)
+    run = CliRunner().invoke
+    result = run(cli.app, ["ingest", str(source), "--layout", "auto", "--out", str(tmp_path / "ds"), "--size", "32"])
+    assert result.exit_code == 0, result.output
+    assert "layout: nih" in result.output
+    assert "split: official" in result.output
+    assert run(cli.app, ["verify", str(tmp_path / "ds")]).exit_code == 0
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["ingest", str(source), "--layout", "siim", "--out", str(tmp_path / "other")])
+    assert caught.value.code == 2
+
+
 # The published tables themselves
 
 
@@ -631,8 +646,6 @@ def test_the_real_tables_are_read(source: Path) -> None:
             (folder / name).symlink_to(REAL_TABLES / published)
         found = detect_layout(folder, LAYOUTS, "auto")
         assert found.name == layout
-        from radscale.datasets.public import PublicFolder, PublicOptions
-
         return found.read(PublicFolder(folder), PublicOptions())
 
     def positives(images: list, engine: str, task: str) -> int:
