@@ -105,10 +105,12 @@ class IngestConfig:
         for column, kind in self.labels.items():
             if kind not in kinds:
                 raise InputError(f"labels.{column} is '{kind}'; allowed: {', '.join(kinds)}")
+        if self.layout not in (None, "auto", *LAYOUTS):
+            raise InputError(f"layout '{self.layout}' is not one of auto, {', '.join(LAYOUTS)}")
         if self.layout is not None and self.kind != "images":
             raise InputError(f"layout is '{self.layout}', but kind is {self.kind}; published layouts are of kind images")
         if self.layout is not None and self.labels:
-            raise InputError(f"layout '{self.layout}' brings its own labels; leave `labels` out")
+            raise InputError(f"layout '{self.layout}' brings its own labels; leave `labels` out (null, if a recipe has it)")
 
 
 @dataclass

@@ -371,6 +371,9 @@ def test_mimic(source: Path) -> None:
     assert [report["study_id"] for report in reports] == [made.image(first)["study_id"]]
     assert "No pneumothorax." in reports[0]["text"]
     assert "10000032" not in reports[0]["text"]
+    tables = [pq.read_table(path).to_pylist() for path in made.out.glob("*.parquet")]
+    written = f"{tables} {(made.out / 'dataset.json').read_text()}"
+    assert not any(number in written for number in ("10000032", "50414267", "02aa804e", "2180"))
     assert made.counts["unmatched_reports"] == 2, "two studies without their report"
 
 
@@ -535,6 +538,8 @@ def test_another_layout_or_none(source: Path) -> None:
         ingest(IngestConfig(kind="images"), source, source / "ds", secret=SECRET)
     with pytest.raises(InputError, match="published layouts are of kind images"):
         IngestConfig(kind="dicom", layout="nih")
+    with pytest.raises(InputError, match="layout 'nih' brings its own labels"):
+        IngestConfig(kind="images", layout="nih", labels={"finding": "binary"})
 
 
 def test_two_layouts_in_one_folder(source: Path) -> None:

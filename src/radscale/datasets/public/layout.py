@@ -178,10 +178,8 @@ def detect_layout(folder: Path, layouts: Mapping[str, Layout], name: str) -> Lay
     """The layout called `name`, or with "auto" the one whose marks the folder has.
 
     Raises:
-        InputError: an unknown name, no layout or several, or a folder that is not of the layout.
+        InputError: no layout or several, or a folder that is not of the layout.
     """
-    if name != "auto" and name not in layouts:
-        raise InputError(f"layout '{name}' is not one of auto, {', '.join(layouts)}")
     fitting = [layout for layout in layouts.values() if not missing_marks(folder, layout)]
     if name == "auto":
         if len(fitting) != 1:

@@ -103,7 +103,7 @@ def _tasks(term: str) -> set[str]:
 
 
 def _image(folder: PublicFolder, picture: str) -> str:
-    """`CXR12_IM-3-1001` is that PNG, or the DICOM file `12_IM-3-1001`; three ids repeat the number (CXR1_1_IM-...)."""
+    """`CXR12_IM-3-1001` is that PNG, or the DICOM file `12_IM-3-1001`; two ids repeat the number (CXR1_1_IM-...)."""
     bare = picture.removeprefix("CXR")
     first, _, rest = bare.partition("_")
     names = [picture, bare, rest if rest.startswith(f"{first}_") else bare]
