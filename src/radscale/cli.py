@@ -255,7 +255,15 @@ def phantom(
 def ingest(
     archive: Annotated[Path, typer.Argument(help="Folder of DICOM files with reports.csv, or of images with a table.")],
     out: NewOut,
-    kind: Annotated[str, typer.Option(help="dicom or images.")] = "dicom",
+    kind: Annotated[str | None, typer.Option(help="dicom or images.  \\[default: dicom]", show_default=False)] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="A published data set as it comes: vindr-cxr, vindr-cxr-kaggle, ranzcr-clip, nih, chexpert, mimic-cxr-jpg, "
+            "padchest, openi, siim, or auto.",
+            show_default=False,
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(help="Shorter side in pixels.")] = 518,
     table: Annotated[str | None, typer.Option(help="images: the table with one row per image.")] = None,
     labels: Annotated[
@@ -273,7 +281,13 @@ def ingest(
     from radscale.experiment.study import default_workers
 
     pairs = dict(item.partition("=")[::2] for item in labels or [])
-    given = {"kind": kind, "image_size_px": size, "table": table, "labels": pairs or None}
+    given = {
+        "kind": kind or ("dicom" if layout is None else "images"),
+        "layout": layout,
+        "image_size_px": size,
+        "table": table,
+        "labels": pairs or None,
+    }
     settings = _settings(IngestConfig, given, config)
     partial = _new_folder(out)
     key = load_or_create_secret(secret or out.with_name(out.name + ".secret"))
@@ -399,7 +413,12 @@ def probe(
     encoder: Annotated[Path, typer.Argument(help="Checkpoint or open weights: file or folder.")],
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     out: NewOut,
-    task: Annotated[list[str] | None, typer.Option(help="findings, tubes, all, or task names.", show_default=False)] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="findings, tubes, vindr_cxr, nih, ranzcr_tubes, ranzcr_placement, all, or task names.", show_default=False
+        ),
+    ] = None,
     model: ModelOption = None,
     labels: Annotated[
         Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
@@ -407,10 +426,18 @@ def probe(
     config: ConfigOption = None,
 ) -> None:
     """Train a probe on the frozen encoder and write the prediction table of the test patients."""
-    from radscale.probing import ProbeConfig, run_probing
+    from radscale.probing import TASK_SETS, ProbeConfig, run_probing
+    from radscale.probing.targets import describe_task
+
+    def print_plan(plans: Any, excluded: Any) -> None:
+        for plan in plans:
+            for name in plan.tasks:
+                console.print(describe_task(plan, name), highlight=False, soft_wrap=True)
+        for row in excluded:
+            console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
 
     chosen = task or ["all"]
-    tasks = chosen[0] if len(chosen) == 1 and chosen[0] in ("findings", "tubes", "all") else chosen
+    tasks = chosen[0] if len(chosen) == 1 and chosen[0] in (*TASK_SETS, "all") else chosen
     settings = _settings(ProbeConfig, {"tasks": tasks}, config)
     partial = _new_folder(out)
     with _progress("probe") as progress:
@@ -421,13 +448,12 @@ def probe(
             labels=_labels_of(dataset, labels),
             out=partial,
             progress=progress,
+            on_plan=print_plan,
         )
     partial.rename(out)
     for result in facts["task_sets"].values():
         for name, scores in result["tasks"].items():
             console.print(f"{name}: {scores}", highlight=False, soft_wrap=True)
-    for row in facts["excluded_tasks"]:
-        console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
 
 
 FormatOption = Annotated[

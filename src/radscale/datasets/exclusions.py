@@ -9,6 +9,7 @@ REASONS = (
     "duplicate",
     "missing_file",
     "no_patient",
+    "publisher",
 )
 
 

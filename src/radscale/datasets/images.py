@@ -1,7 +1,8 @@
 """Image folders with a table: PNG, JPEG and TIFF, 8 and 16 bit, grey or colour."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,12 @@ class ImageEntry:
     names: tuple[str, ...]
     """Names and numbers of the patient, only to be scrubbed from the report."""
     row: dict[str, str]
+    part: str = ""
+    """Of a published split: train, validation or test; empty if there is none."""
+    excluded: str = ""
+    """Why its publisher says not to use it, or empty."""
+    masks: Mapping[str, Callable[[tuple[int, int]], np.ndarray]] = field(default_factory=dict)
+    """Task to a function that draws it: shape (H, W) of the image file -> (H, W) bool."""
 
 
 def image_entries(table: list[dict[str, str]], columns: dict[str, str]) -> list[ImageEntry]:

@@ -7,35 +7,38 @@ the inputs, so the result does not depend on how many workers there are.
 import hashlib
 import json
 import multiprocessing
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radscale.datasets.deidentification import parse_date, pseudonym, scrub_text
-from radscale.datasets.dicom import read_dicom
+from radscale.datasets.dicom import DicomImage, read_dicom
 from radscale.datasets.exclusions import Excluded
 from radscale.datasets.files import files_below, prepare_pixels
 from radscale.datasets.images import ImageEntry, image_entries, read_image_file
-from radscale.datasets.labels import STATES
+from radscale.datasets.labels import STATES, slug
 from radscale.datasets.manifest import (
     EXCLUSIONS_SCHEMA,
     LABEL_SCHEMA,
+    MASK_SCHEMA,
+    OFFICIAL_SPLITS_SCHEMA,
     REPORTS_SCHEMA,
     SCHEMA_VERSION,
     manifest_schema,
     rank_column,
 )
 from radscale.datasets.png import encode_png
+from radscale.datasets.public import LAYOUTS, PublicFolder, PublicImage, PublicOptions, ReadersRule, detect_layout, layout_hint
 from radscale.datasets.shards import ShardWriter
-from radscale.datasets.splits import patient_split
+from radscale.datasets.splits import patient_split, split_patients
 from radscale.datasets.subsets import subset_ranks
 from radscale.datasets.tables import read_csv
 from radscale.errors import InputError
@@ -43,6 +46,8 @@ from radscale.errors import InputError
 Progress = Callable[[int, int, str], None]
 SECTIONS = ("indication", "comparison", "findings", "impression")
 CARE_SETTINGS = ("inpatient", "outpatient", "emergency")
+TABLE_DICOM_SUFFIXES = (".dcm", ".dicom")
+"""Of the images that a table names; other names are read as pictures."""
 NOT_IMAGES = (".csv", ".json", ".png", ".parquet", ".txt", ".md")
 REPORT_COLUMNS = {"accession_number": "accession_number", "report": "report"}
 
@@ -52,6 +57,14 @@ class IngestConfig:
     """What to read and how to split it."""
 
     kind: Literal["dicom", "images"]
+    layout: str | None = None
+    """Images: the layout of a published set ("nih", "vindr-cxr", ...; "auto" looks), whose own tables are read then instead of
+    `table`, `columns` and `labels` (docs/public_datasets.md)."""
+    readers_rule: ReadersRule = "majority"
+    """Layouts with several readers per image: positive if most say so (the prevalences of the paper's Table 4 fit this one), if
+    any does, or "unanimous": where they disagree the label is uncertain."""
+    official_split: bool = True
+    """Layouts with a published split keep it; where it has no validation set, one is drawn from its training patients."""
     image_size_px: int = 518
     """Shorter side on disk (paper, section 4)."""
     min_size_px: int = 32
@@ -93,6 +106,12 @@ class IngestConfig:
         for column, kind in self.labels.items():
             if kind not in kinds:
                 raise InputError(f"labels.{column} is '{kind}'; allowed: {', '.join(kinds)}")
+        if self.layout not in (None, "auto", *LAYOUTS):
+            raise InputError(f"layout '{self.layout}' is not one of auto, {', '.join(LAYOUTS)}")
+        if self.layout is not None and self.kind != "images":
+            raise InputError(f"layout is '{self.layout}', but kind is {self.kind}; published layouts are of kind images")
+        if self.layout is not None and self.labels:
+            raise InputError(f"layout '{self.layout}' brings its own labels; leave `labels` out (null, if a recipe has it)")
 
 
 @dataclass
@@ -107,6 +126,16 @@ class _Decoded:
     size: tuple[int, int] = (0, 0)
     fields: dict[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    masks: dict[str, bytes | None] = field(default_factory=dict)
+    """Task to the PNG of its mask, of the size of the stored image; None where it was looked for and is not there."""
+
+
+class _Label(NamedTuple):
+    level: str
+    key: str
+    task: str
+    state: str
+    engine: str
 
 
 def ingest(
@@ -130,19 +159,22 @@ def ingest(
 
     Returns:
         Counts: inputs, images, exclusions by reason, patients, studies, reports, unmatched reports, encoding of the table,
-        files that are not read (tables, notes, pictures beside an archive) by suffix, unknown care settings.
+        files that are not read (tables, notes, pictures beside an archive) by suffix, unknown care settings; for a published
+        set its layout, masks, and whose split it has.
 
     Raises:
         InputError: no such folder, nothing in it, or a table that does not fit.
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give the folder of the archive or of the images")
-    reader = _DicomSource(config, source) if config.kind == "dicom" else _ImageSource(config, source)
+    reader = _source(config, source)
     if not reader.inputs:
-        what = "files" if config.kind == "dicom" else f"rows in {config.table}"
-        raise InputError(f"{source}: no {what} found, so there is nothing to ingest; give the folder of the archive")
+        what = "files" if config.kind == "dicom" else f"rows in {config.table if config.layout is None else 'its tables'}"
+        hint = layout_hint(source, LAYOUTS) if config.layout is None else ""
+        raise InputError(f"{source}: no {what} found, so there is nothing to ingest; give the folder of the archive{hint}")
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
+    masks: list[dict[str, Any]] = []
     exclusions: list[dict[str, str]] = []
     names: dict[str, set[str]] = {}
     seen: set[str] = set()
@@ -159,6 +191,7 @@ def ingest(
                 seen |= {item.digest, item.fields["sample_key"]}
                 names.setdefault(item.fields["patient_key"], set()).update(item.names)
                 rows.append(_manifest_row(item, secret, shards))
+                masks += [{"sample_id": rows[-1]["sample_id"], "task": task, "png": png} for task, png in item.masks.items()]
             if progress is not None:
                 progress(count, len(reader.inputs), "images")
     if not rows:
@@ -166,12 +199,18 @@ def ingest(
         raise InputError(f"{source}: none of {len(exclusions)} files is a usable chest X-ray ({reasons})")
     reports, unmatched = reader.reports(rows, names)
     labels = reader.label_rows(rows)
-    table = _finish_rows(config, rows)
+    official = _official_splits(rows) if config.official_split else {}
+    table = _finish_rows(config, rows, official)
     pq.write_table(table, out / "manifest.parquet")
     pq.write_table(pa.Table.from_pylist(exclusions, EXCLUSIONS_SCHEMA), out / "exclusions.parquet")
     pq.write_table(_report_table(reports, secret), out / "reports.parquet")
     if labels:
         pq.write_table(_label_table(labels, secret), out / "labels.parquet")
+    if masks:
+        pq.write_table(pa.Table.from_pylist(masks, MASK_SCHEMA), out / "masks.parquet")
+    if official:
+        split_rows = [{"patient_id": patient, "part": part} for patient, part in sorted(official.items())]
+        pq.write_table(pa.Table.from_pylist(split_rows, OFFICIAL_SPLITS_SCHEMA), out / "official_splits.parquet")
     tables = sorted(out.glob("*.parquet"))
     counts = {
         "inputs": len(reader.inputs),
@@ -185,6 +224,8 @@ def ingest(
         "not_read": reader.not_read,
         "unknown_care_settings": reader.unknown_care_settings,
     }
+    if isinstance(reader, _PublicSource):
+        counts |= {"layout": reader.layout.name, "masks": len(masks), "split": "official" if official else "by keyed hash"}
     settings = {
         "schema_version": SCHEMA_VERSION,
         "image_size_px": config.image_size_px,
@@ -194,6 +235,12 @@ def ingest(
     }
     (out / "dataset.json").write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
     return counts
+
+
+def _source(config: IngestConfig, folder: Path) -> "_DicomSource | _ImageSource":
+    if config.kind == "dicom":
+        return _DicomSource(config, folder)
+    return _ImageSource(config, folder) if config.layout is None else _PublicSource(config, folder)
 
 
 def _decode_all(reader: "_DicomSource | _ImageSource", num_workers: int) -> Iterator[_Decoded]:
@@ -231,7 +278,7 @@ class _DicomSource:
             if not path.is_file():
                 raise InputError(
                     f"{path}: no such file; name the table in `reports_csv`, or null for an archive without reports "
-                    "(a folder of images with a table is of kind images)"
+                    "(a folder of images with a table is of kind images)" + layout_hint(folder, LAYOUTS)
                 )
             table = read_csv(path, config.encoding)
             table.require(config.report_columns.values(), path.name, "report_columns")
@@ -279,7 +326,7 @@ class _DicomSource:
         self.unknown_care_settings += bool(setting) and setting not in CARE_SETTINGS
         return setting if setting in CARE_SETTINGS else None
 
-    def label_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    def label_rows(self, rows: list[dict[str, Any]]) -> list[_Label]:
         if self.config.labels_csv is None:
             return []
         path = self.folder / self.config.labels_csv
@@ -335,6 +382,8 @@ class _ImageSource:
     def __init__(self, config: IngestConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
         path = folder / config.table
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; correct the path of the table{layout_hint(folder, LAYOUTS)}")
         table = read_csv(path, config.encoding)
         table.require(config.columns.values(), path.name, "columns")
         table.require(config.labels, path.name, "labels")
@@ -360,7 +409,7 @@ class _ImageSource:
             )
         return list(found.values()), 0
 
-    def label_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    def label_rows(self, rows: list[dict[str, Any]]) -> list[_Label]:
         kept = {row["entry_number"] for row in rows}
         entries = [entry for entry in self.inputs if entry.number in kept]
         labels = []
@@ -385,29 +434,128 @@ class _ImageSource:
 
 def _decode_image(folder: Path, config: IngestConfig, entry: ImageEntry) -> _Decoded:
     item = _Decoded(key=entry.path)
+    header: DicomImage | None = None
     try:
-        if not entry.patient:
+        if entry.excluded:
+            raise Excluded("publisher", entry.excluded)
+        if Path(entry.path).suffix.lower() in TABLE_DICOM_SUFFIXES:
+            header = _read_listed_dicom(folder / entry.path)
+        patient = entry.patient or (header.patient_id if header else "")
+        if not patient:
             raise Excluded("no_patient", "no patient id in its row: the image cannot be put into a split")
-        pixels = read_image_file(folder / entry.path)
-        _encode(prepare_pixels(pixels, size_px=config.image_size_px, min_size_px=config.min_size_px), item)
+        pixels = header.pixels if header else read_image_file(folder / entry.path)
+        prepared = prepare_pixels(
+            pixels,
+            header.valid if header else None,
+            size_px=config.image_size_px,
+            min_size_px=config.min_size_px,
+            pixel_aspect=header.pixel_aspect if header else 1.0,
+        )
+        _encode(prepared, item)
     except Excluded as verdict:
         item.excluded = (verdict.reason, str(verdict))
         return item
+    item.masks = {name: _mask_png(draw(pixels.shape), item.size) for name, draw in entry.masks.items()}
     item.fields = {
         "entry_number": entry.number,
         "sample_key": entry.path,
         "study_key": entry.study,
-        "patient_key": entry.patient,
+        "patient_key": patient,
         "accession_key": "",
-        "view": entry.view,
-        "view_position": entry.view_position,
+        "view": header.view if header and entry.view == "unknown" else entry.view,
+        "view_position": entry.view_position or (header.view_position if header else ""),
         "date": entry.study_day,
-        "sex": entry.sex,
-        "age_years": entry.age_years,
-        "manufacturer": entry.manufacturer,
+        "sex": entry.sex or (header.sex if header else None),
+        "age_years": header.age_years if header and entry.age_years is None else entry.age_years,
+        "manufacturer": entry.manufacturer or (header.manufacturer if header else None),
         "care_setting": entry.care_setting if entry.care_setting in CARE_SETTINGS else None,
+        "part": entry.part,
     }
     return item
+
+
+def _read_listed_dicom(path: Path) -> DicomImage:
+    if not path.is_file():
+        raise Excluded("missing_file", "the table names it, but it is not in the folder")
+    return read_dicom(path)
+
+
+def _mask_png(mask: np.ndarray, size: tuple[int, int]) -> bytes | None:
+    """Black and white at the size (width, height) of the stored image; a pixel belongs to the mask if half of it did."""
+    share = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    drawn = (share >= 0.5).astype(np.uint8) * 255
+    return bytes(cv2.imencode(".png", drawn, [cv2.IMWRITE_PNG_BILEVEL, 1])[1]) if drawn.any() else None
+
+
+class _PublicSource(_ImageSource):
+    """The images that the tables of a published set name, with its labels, split and masks."""
+
+    def __init__(self, config: IngestConfig, folder: Path) -> None:
+        assert config.layout is not None
+        self.config, self.folder = config, folder
+        self.layout = detect_layout(folder, LAYOUTS, config.layout)
+        try:
+            images = self.layout.read(PublicFolder(folder), PublicOptions(readers_rule=config.readers_rule))
+        except InputError as error:
+            raise InputError(f"{folder} (layout {self.layout.name}): {error}") from None
+        _require_one_part(images, config.official_split)
+        self.images = images
+        entries = image_entries(
+            [dict(image.row) for image in images], {role: role for image in images[:1] for role in image.row}
+        )
+        self.inputs = [
+            replace(
+                entry,
+                part=images[entry.number].part,
+                excluded=images[entry.number].excluded,
+                masks=images[entry.number].masks,
+            )
+            for entry in entries
+        ]
+        self.encoding = ""
+        self.not_read: dict[str, int] = {}
+        self.unknown_care_settings = 0
+        self.decode = partial(_decode_image, folder, config)
+
+    def reports(self, rows: list[dict[str, Any]], names: dict[str, set[str]]) -> tuple[list[dict[str, str]], int]:
+        kept = {row["entry_number"] for row in rows}
+        texts: dict[str, str] = {}
+        missing: set[str] = set()
+        for number in kept:
+            name = self.images[number].report_file
+            if name and name not in texts and name not in missing:
+                try:
+                    texts[name] = (self.folder / name).read_bytes().decode("utf-8", errors="replace")
+                except OSError:
+                    missing.add(name)
+        self.inputs = [
+            replace(entry, texts={"report": text}) if (text := texts.get(self.images[entry.number].report_file)) else entry
+            for entry in self.inputs
+        ]
+        return super().reports(rows, names)[0], len(missing)
+
+    def label_rows(self, rows: list[dict[str, Any]]) -> list[_Label]:
+        key = "study_key" if self.layout.level == "study" else "sample_key"
+        found = (
+            _Label(self.layout.level, row[key], task, state, engine)
+            for row in rows
+            for engine, states in self.images[row["entry_number"]].labels.items()
+            for task, state in states.items()
+        )
+        return list(dict.fromkeys(found))  # the images of a study repeat what is said of it
+
+
+def _require_one_part(images: Sequence[PublicImage], official_split: bool) -> None:
+    """Raises InputError if the published split puts a patient into two parts."""
+    parts: dict[str, set[str]] = {}
+    for image in images:
+        parts.setdefault(image.row["patient"], set()).add(image.part)
+    crossing = sum(len(names) > 1 for patient, names in parts.items() if patient)
+    if crossing and official_split:
+        raise InputError(
+            f"{crossing:,} of {len(parts):,} patients have images in two parts of the official split, so that no test would be "
+            "one; restore the published tables, or set `official_split: false` to split by patient anew"
+        )
 
 
 def label_tasks(rows: Sequence[Mapping[str, str]], labels: Mapping[str, str]) -> list[str]:
@@ -423,12 +571,7 @@ def _values(value: str, kind: str) -> set[str]:
     return {slug(part) for part in (value.split("|") if kind == "multiple" else [value]) if part.strip()}
 
 
-def slug(value: str) -> str:
-    """A task name: lower case, words joined by underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", value.strip().lower()).strip("_")
-
-
-def _label(config: IngestConfig, level: str, key: str, task: str, value: str) -> dict[str, str]:
+def _label(config: IngestConfig, level: str, key: str, task: str, value: str) -> _Label:
     text = value.strip().lower()
     states = {"1": "positive", "1.0": "positive", "0": "negative", "0.0": "negative", "-1": "uncertain", "-1.0": "uncertain"}
     state = states.get(text, text)
@@ -438,7 +581,7 @@ def _label(config: IngestConfig, level: str, key: str, task: str, value: str) ->
             f"label column '{task}': a value of {len(text)} characters is none of 1, 0, -1 (uncertain), blank,"
             f" {', '.join(STATES)}; correct it or leave the column out"
         )
-    return {"level": level, "key": key, "task": task, "state": state, "engine": config.labels_engine}
+    return _Label(level, key, task, state, config.labels_engine)
 
 
 def _manifest_row(item: _Decoded, secret: bytes, shards: ShardWriter) -> dict[str, Any]:
@@ -459,16 +602,22 @@ def _manifest_row(item: _Decoded, secret: bytes, shards: ShardWriter) -> dict[st
     }
 
 
-def _finish_rows(config: IngestConfig, rows: list[dict[str, Any]]) -> pa.Table:
+def _official_splits(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Patient to part of the published split; empty without one."""
+    return {row["patient_id"]: row["part"] for row in rows if row.get("part")}
+
+
+def _finish_rows(config: IngestConfig, rows: list[dict[str, Any]], official: Mapping[str, str]) -> pa.Table:
     """Add splits, ranks and days since the patient's first study; keep only the columns of the schema."""
     first: dict[str, int] = {}
     for row in rows:
         if row["date"] is not None:
             first[row["patient_id"]] = min(first.get(row["patient_id"], row["date"]), row["date"])
     fractions = (config.train_fraction, config.validation_fraction, config.test_fraction)
+    splits = split_patients({row["patient_id"] for row in rows}, official, config.split_seed, *fractions)
     for row in rows:
         row["view"] = config.default_view if row["view"] == "unknown" else row["view"]
-        row["split"] = patient_split(row["patient_id"], config.split_seed, *fractions)
+        row["split"] = splits[row["patient_id"]]
         row["study_day"] = None if row["date"] is None else row["date"] - first[row["patient_id"]]
         row.setdefault("care_setting", None)
     patients = [row["patient_id"] for row in rows]
@@ -492,6 +641,9 @@ def _report_table(reports: list[dict[str, str]], secret: bytes) -> pa.Table:
     return pa.Table.from_pylist(rows, REPORTS_SCHEMA)
 
 
-def _label_table(labels: list[dict[str, str]], secret: bytes) -> pa.Table:
-    rows = [{**label, "id": pseudonym(secret, label["level"], label["key"])} for label in labels]
-    return pa.Table.from_pylist(rows, LABEL_SCHEMA)
+def _label_table(labels: list[_Label], secret: bytes) -> pa.Table:
+    """In columns: large sets have millions of statements, many of each image."""
+    name = lru_cache(maxsize=1024)(partial(pseudonym, secret))
+    columns = {field: [getattr(label, field) for label in labels] for field in ("level", "task", "state", "engine")}
+    columns["id"] = [name(label.level, label.key) for label in labels]
+    return pa.Table.from_pydict({field: columns[field] for field in LABEL_SCHEMA.names}, LABEL_SCHEMA)

@@ -1,5 +1,6 @@
 """Label tables with four states, and the task tables that training and evaluation use (DESIGN: 1, 0 or NaN = unknown)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,11 @@ from radscale.datasets.manifest import LABEL_SCHEMA
 from radscale.errors import InputError
 
 STATES = ("positive", "negative", "uncertain")
+
+
+def slug(value: str) -> str:
+    """A task name: lower case, words joined by underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", value.strip().lower()).strip("_")
 
 
 def read_label_table(path: str | Path, only: pyarrow.compute.Expression | None = None) -> pa.Table:

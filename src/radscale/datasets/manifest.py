@@ -32,6 +32,17 @@ REPORTS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("study_id", "patient_id", "text", "indication", "comparison", "findings", "impression")]
 )
 
+MASK_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("task", pa.string()),
+        ("png", pa.binary()),
+        ("tips", pa.list_(pa.list_(pa.float32(), 2))),
+    ]
+)
+
+OFFICIAL_SPLITS_SCHEMA = pa.schema([("patient_id", pa.string()), ("part", pa.string())])
+
 LABEL_SCHEMA = pa.schema([(name, pa.string()) for name in ("level", "id", "task", "state", "engine")])
 
 

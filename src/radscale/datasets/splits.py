@@ -1,6 +1,7 @@
 """Split by patient with a keyed hash: no patient in two splits, and a patient's split does not depend on who else is there."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 
 from radscale.errors import InputError
 
@@ -25,3 +26,25 @@ def patient_split(patient_id: str, seed: int, train: float, validation: float, t
     if value < train:
         return "train"
     return "validation" if value < train + validation else "test"
+
+
+def split_patients(
+    patient_ids: Iterable[str], official: Mapping[str, str], seed: int, train: float, validation: float, test: float
+) -> dict[str, str]:
+    """Patient -> split: `patient_split`, or the part of a published split.
+
+    Where the published split has no validation part, a share validation / (train + validation) of its training patients becomes
+    one, by the same hash; its test part is untouched.
+
+    Args:
+        patient_ids: all patients.
+        official: patient -> part, of all patients or of none.
+        seed, train, validation, test: as in `patient_split`.
+    """
+    if not official:
+        return {patient: patient_split(patient, seed, train, validation, test) for patient in patient_ids}
+    share = 0.0 if "validation" in official.values() or not train + validation else validation / (train + validation)
+    return {
+        patient: patient_split(patient, seed, 1 - share, share, 0.0) if official[patient] == "train" else official[patient]
+        for patient in patient_ids
+    }

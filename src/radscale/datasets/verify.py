@@ -12,7 +12,7 @@ from radscale.datasets.dataset import Dataset
 from radscale.datasets.exclusions import REASONS
 from radscale.datasets.manifest import rank_column
 from radscale.datasets.shards import ShardReader
-from radscale.datasets.splits import SPLITS, patient_split
+from radscale.datasets.splits import SPLITS, split_patients
 from radscale.datasets.subsets import subset_ranks
 from radscale.errors import InputError
 
@@ -47,14 +47,21 @@ def _check_tables(dataset: Dataset) -> list[str]:
 
 
 def _check_splits(dataset: Dataset) -> list[str]:
-    """Every patient stands in the split that the keyed hash gives (section 1 of docs/data_format.md)."""
+    """Every patient stands in the split that the keyed hash or a published split gives (section 1 of docs/data_format.md)."""
     config = dataset.settings.get("config")
     if config is None:
         return ["dataset.json holds no config: whether splits and ranks are those of the keyed hash cannot be checked"]
     key = (config["split_seed"], config["train_fraction"], config["validation_fraction"], config["test_fraction"])
     pairs = set(zip(*(dataset.manifest[name].to_pylist() for name in ("patient_id", "split")), strict=True))
-    wrong = sum(patient_split(patient, *key) != split for patient, split in pairs)
-    return [f"{wrong} patients do not stand in the split that their hash gives"] if wrong else []
+    path = dataset.path / "official_splits.parquet"
+    official = dict(zip(*pq.read_table(path).to_pydict().values(), strict=True)) if path.exists() else {}
+    unlisted = {patient for patient, _ in pairs} - set(official) if official else set()
+    if unlisted:
+        return [f"{len(unlisted)} patients are not in official_splits.parquet"]
+    expected = split_patients({patient for patient, _ in pairs}, official, *key)
+    wrong = sum(expected[patient] != split for patient, split in pairs)
+    source = "the published split" if official else "their hash"
+    return [f"{wrong} patients do not stand in the split that {source} gives"] if wrong else []
 
 
 def _check_rows(dataset: Dataset) -> list[str]:

@@ -226,10 +226,10 @@ class CostModel:
 
 
 def _num_tasks(tasks: str | list[str]) -> int:
-    from radscale.probing.task_sets import TASK_SETS
+    from radscale.probing.task_sets import EXTRACTED, TASK_SETS
 
     if isinstance(tasks, str):
-        return len(TASK_SETS.get(tasks, ())) or sum(map(len, TASK_SETS.values()))
+        return len(TASK_SETS.get(tasks, EXTRACTED))
     return len(tasks)
 
 

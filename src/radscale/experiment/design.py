@@ -190,9 +190,9 @@ class Design:
         """Tasks of a dataset's labels, as far as they are known before anything is made."""
         settings = self.settings.datasets[dataset]
         if settings.labels == "rules":
-            from radscale.probing.task_sets import DISPLAY_NAMES
+            from radscale.probing.task_sets import EXTRACTED
 
-            return list(DISPLAY_NAMES)
+            return list(EXTRACTED)
         if isinstance(settings.source, DatasetSource):
             from radscale.datasets import read_label_table
 

@@ -151,7 +151,7 @@ class Budget(Strict):
 class Evaluation(Strict):
     label: str
     dataset: Name
-    tasks: Literal["findings", "tubes", "all"] | list[str]
+    tasks: Literal["findings", "tubes", "vindr_cxr", "nih", "ranzcr_tubes", "ranzcr_placement", "all"] | list[str]
     headline: bool = False
     note: str = ""
     probe: dict[str, Any] = {}

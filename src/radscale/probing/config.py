@@ -17,7 +17,7 @@ class ProbeConfig:
     """
 
     tasks: str | tuple[str, ...] | None = None
-    """One task set: "findings", "tubes", "all" or task keys; written to predictions.parquet."""
+    """One task set, by name ("findings", "nih", ...: `task_sets`), "all", or task keys; written to predictions.parquet."""
     task_sets: dict[str, str | tuple[str, ...]] | None = None
     """Named task sets on the same features, each with probes of its own; written to predictions.NAME.parquet."""
     seeds: tuple[int, ...] = (0, 1, 2)

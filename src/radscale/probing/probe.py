@@ -41,6 +41,7 @@ def run_probing(
     num_workers: int = 0,
     save_probe: bool = False,
     progress: Progress | None = None,
+    on_plan: Callable[[list[TaskSetPlan], list[dict[str, str]]], None] | None = None,
 ) -> dict[str, Any]:
     """Extract features of the train and test images, train the probes, write the predictions on the test images.
 
@@ -54,6 +55,7 @@ def run_probing(
         encoder_name: default of `config.arm`; None: the name of the folder.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         num_workers: threads that read images ahead of the encoder.
+        on_plan: called with the task sets and the tasks left out before anything is computed.
         save_probe: also write probe.safetensors (probe.NAME.safetensors): the tensors of `AttentionProbe` under
             "SEED." for each seed.
 
@@ -69,6 +71,8 @@ def run_probing(
     run_device = choose_device(device)
     data = Dataset(dataset)
     plans, excluded = plan_task_sets(config, data, read_label_table(labels))
+    if on_plan is not None:
+        on_plan(plans, excluded)
     train_rows = np.unique(np.concatenate([plan.train.rows for plan in plans]))
     test_rows = np.unique(np.concatenate([plan.test.rows for plan in plans]))
     rows = np.union1d(train_rows, test_rows)

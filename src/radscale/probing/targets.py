@@ -34,6 +34,16 @@ class TaskSetPlan:
     test: LabelledImages
 
 
+def describe_task(plan: TaskSetPlan, task: str) -> str:
+    """Counts and prevalence of a task in both splits, in words."""
+    parts = []
+    for split, images in (("train", plan.train), ("test", plan.test)):
+        targets = images.targets[:, plan.tasks.index(task)]
+        known = int((~np.isnan(targets)).sum())
+        parts.append(f"{int(np.nansum(targets)):,} of {known:,} {split} images ({np.nanmean(targets):.1%})")
+    return f"{task}: positive in " + ", ".join(parts)
+
+
 def plan_task_sets(
     config: ProbeConfig, dataset: Dataset, label_table: pa.Table
 ) -> tuple[list[TaskSetPlan], list[dict[str, str]]]:

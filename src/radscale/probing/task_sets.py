@@ -1,7 +1,7 @@
 """Named sets of tasks and the names people know them by.
 
-The keys are the closed lists of the label tables: 19 findings and "no finding" (paper, Table 2), ten kinds of lines and
-tubes and "no tubes" (paper, Table 3), each in the order of the paper.
+The keys of `findings` and `tubes` are the closed lists of the label tables: 19 findings and "no finding" (paper, Table 2), ten
+kinds of lines and tubes and "no tubes" (paper, Table 3), each in the order of the paper.
 """
 
 import difflib
@@ -46,9 +46,71 @@ TUBES = {
     "NT": "No tubes (NT)",
 }
 
-TASK_SETS = {"findings": tuple(FINDINGS), "tubes": tuple(TUBES)}
+VINDR = {
+    "aortic_enlargement": "Aortic enlargement",
+    "cardiomegaly": "Cardiomegaly",
+    "lung_opacity": "Lung opacity",
+    "pleural_effusion": "Pleural effusion",
+    "pleural_thickening": "Pleural thickening",
+    "pulmonary_fibrosis": "Pulmonary fibrosis",
+    "tuberculosis": "Tuberculosis",
+}
+"""The seven findings that the paper evaluates on VinDr-CXR (Table 4)."""
 
-DISPLAY_NAMES = {**FINDINGS, **TUBES}
+NIH = {
+    "atelectasis": "Atelectasis",
+    "cardiomegaly": "Cardiomegaly",
+    "consolidation": "Consolidation",
+    "pulmonary_edema": "Pulmonary edema",
+    "pleural_effusion": "Pleural effusion",
+    "emphysema": "Emphysema",
+    "fibrosis": "Fibrosis",
+    "hernia": "Hernia",
+    "infiltration": "Infiltration",
+    "mass": "Mass",
+    "nodule": "Nodule",
+    "pleural_thickening": "Pleural thickening",
+    "pneumonia": "Pneumonia",
+    "pneumothorax": "Pneumothorax",
+}
+"""The 14 labels of NIH ChestX-ray14 (Wang et al. 2017, Table 1), under the names of the closed list where it has them."""
+
+RANZCR_TUBES = {
+    "SGC": "Swan-Ganz catheter (SGC)",
+    "CVC": "Central venous catheter (CVC)",
+    "ETT": "Endotracheal tube (ETT)",
+    "NGT": "Nasogastric tube (NGT)",
+}
+"""Tubes of RANZCR-CLiP in the order of the paper's Table 5: there or not."""
+
+RANZCR_PLACEMENT = {
+    "ett_abnormal": "ETT, abnormal",
+    "ett_borderline": "ETT, borderline",
+    "ett_normal": "ETT, normal",
+    "ngt_abnormal": "NGT, abnormal",
+    "ngt_borderline": "NGT, borderline",
+    "ngt_incompletely_imaged": "NGT, incompletely imaged",
+    "ngt_normal": "NGT, normal",
+    "cvc_abnormal": "CVC, abnormal",
+    "cvc_borderline": "CVC, borderline",
+    "cvc_normal": "CVC, normal",
+    "swan_ganz_catheter_present": "Swan-Ganz catheter present",
+}
+"""The eleven columns of RANZCR-CLiP's table."""
+
+TASK_SETS = {
+    "findings": tuple(FINDINGS),
+    "tubes": tuple(TUBES),
+    "vindr_cxr": tuple(VINDR),
+    "nih": tuple(NIH),
+    "ranzcr_tubes": tuple(RANZCR_TUBES),
+    "ranzcr_placement": tuple(RANZCR_PLACEMENT),
+}
+
+EXTRACTED = (*FINDINGS, *TUBES)
+"""What `radscale extract` looks for; the other sets name labels of published data."""
+
+DISPLAY_NAMES = {**VINDR, **NIH, **RANZCR_TUBES, **RANZCR_PLACEMENT, **FINDINGS, **TUBES}
 
 
 def display_name(task: str) -> str:
@@ -60,7 +122,7 @@ def resolve_tasks(tasks: str | tuple[str, ...], labelled: Iterable[str]) -> tupl
     """Task keys of a task set.
 
     Args:
-        tasks: "findings", "tubes", "all" (every task in the label table, by name), or the keys themselves.
+        tasks: a name in `TASK_SETS`, "all" (every task in the label table, by name), or the keys themselves.
         labelled: tasks that occur in the label table.
 
     Raises:

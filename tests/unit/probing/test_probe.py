@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.probing import AttentionProbe, ProbeConfig, ProbeShape, run_probing
+from radscale.probing.targets import describe_task
 from radscale.training.open_weights import load_encoder
 
 FAST = ProbeConfig(tasks=("blob", "stripe"), seeds=(0, 1), epochs=3, batch_size=32, learning_rate=5e-3)
@@ -52,6 +53,23 @@ def test_prediction_table_has_one_row_per_task_seed_and_labelled_frontal_test_im
     assert [row[:-1] for row in rows] == expected
     assert all(0 <= row[-1] <= 1 for row in rows)
     assert result["task_sets"]["tasks"]["tasks"]["blob"]["num_test"] == sum(row[5] == "blob" for row in rows) / 2
+
+
+def test_the_plan_is_told_before_anything_is_computed(probe):
+    told, done = [], []
+
+    def on_plan(plans, excluded):
+        assert not done
+        told.extend(describe_task(plan, task) for plan in plans for task in plan.tasks)
+        told.extend(row["task"] for row in excluded)
+
+    result, _ = probe(on_plan=on_plan, progress=lambda *arguments: done.append(arguments))
+    blob = result["task_sets"]["tasks"]["tasks"]["blob"]
+    assert len(told) == 2
+    assert done
+    assert told[0].startswith("blob: positive in ")
+    assert told[0].endswith(f", {blob['num_test_positives']} of {blob['num_test']} test images ({blob['test_prevalence']:.1%})")
+    assert f"of {blob['num_train']} train images ({blob['train_prevalence']:.1%})" in told[0]
 
 
 def test_result_adds_up(probe):

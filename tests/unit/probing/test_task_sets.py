@@ -10,6 +10,13 @@ def test_sets_have_the_papers_numbers_of_tasks():
     assert resolve_tasks("tubes", []) == tuple(TUBES)
 
 
+def test_sets_of_published_data():
+    assert len(TASK_SETS["vindr_cxr"]) == 7
+    assert len(TASK_SETS["nih"]) == 14
+    assert TASK_SETS["ranzcr_tubes"] == ("SGC", "CVC", "ETT", "NGT")
+    assert len(TASK_SETS["ranzcr_placement"]) == 11
+
+
 def test_keys_are_those_that_extraction_writes():
     from radscale.extraction import ontology
 
@@ -29,7 +36,7 @@ def test_names_for_people():
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("finding", "not one of findings, tubes, all"),
+        ("finding", "not one of findings, tubes, vindr_cxr, nih, ranzcr_tubes, ranzcr_placement, all"),
         ((), "empty"),
         (("viral", "viral"), "twice"),
         (("virral",), "did you mean 'viral'"),
