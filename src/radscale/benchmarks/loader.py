@@ -32,7 +32,7 @@ CV2 = "opencv-python-headless"
 
 
 def cases(options: Options) -> list[Case]:
-    """Images of the dataset given, or made ones that compress nearly as X-rays do (0.46 bytes a pixel; chest X-rays: 0.41)."""
+    """The user's images, or made ones, which compress nearly as X-rays do (0.46 bytes per pixel; chest X-rays: 0.41)."""
     if options.dataset is not None:
         folder, whose = options.dataset, "of the dataset given"
     else:
