@@ -30,7 +30,7 @@ def normalise(text: str) -> str:
     return text.lower() if text.isascii() else "".join(letter.lower() for letter in text)
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 16)
 def _encode_word(word: str) -> tuple[int, ...]:
     return tuple(_byte_pair_encoder().encode(normalise(word)))
 
