@@ -82,8 +82,8 @@ def alarms(measurements: Mapping[str, float], num_prototypes: int) -> list[str]:
         ),
         (
             entropy_share > 0.99,
-            "the teacher names all prototypes alike (teacher_entropy near ln K): its targets teach nothing; lower "
-            "dinov2.teacher_temperature, use dinov2.centering: sinkhorn, or start from weights with their head",
+            "the teacher names all prototypes alike (teacher_entropy near ln K), and its targets teach nothing (a random head "
+            "begins so): lower dinov2.teacher_temperature, take larger batches, or start from weights with their head",
         ),
         (
             measurements.get("mean_cls_cosine", 0.0) > 0.99,
