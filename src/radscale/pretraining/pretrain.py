@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -342,7 +341,7 @@ def _identity(
     for name in ("budget", "max_memory_gb"):
         settings.pop(name)
     facts = {**_flat(settings), "budget": f"{config.budget.amount:g} {config.budget.unit}", "loop.compile": compiled}
-    facts |= {"steps": steps, "weights": weights, "images of the subset": _digest_of_texts(data.manifest["sha256"].take(rows))}
+    facts |= {"steps": steps, "weights": weights, "images of the subset": data.fingerprint(rows)}
     if isinstance(objective, ContrastiveObjective):
         facts["texts"] = objective.rows.digest()
     return facts
@@ -357,14 +356,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = str(list(value)) if isinstance(value, list | tuple) else value
     return flat
-
-
-def _digest_of_texts(column: pa.ChunkedArray) -> str:
-    """SHA-256 of a column of strings, chunk by chunk: millions of them are never Python objects at once."""
-    digest = hashlib.sha256()
-    for start in range(0, len(column), 65_536):
-        digest.update("\n".join(column.slice(start, 65_536).to_pylist()).encode() + b"\n")
-    return digest.hexdigest()
 
 
 __all__ = ["ComputeBudget", "run_pretraining"]

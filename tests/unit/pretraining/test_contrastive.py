@@ -93,7 +93,7 @@ def one_rank(rank: int, world_size: int, folder: Path, out: Path) -> None:
         for gradient in found.values():
             dist.all_reduce(gradient)
             gradient /= world_size
-        torch.save((loss, measurements, found, made.sample_ids(3)), out / f"{encoder}{rank}.pt")
+        torch.save((loss, measurements, found, made.images.sample_ids(made.images_of_step(3))), out / f"{encoder}{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -110,7 +110,7 @@ def test_two_ranks_learn_what_one_would(folder: Path, tmp_path: Path) -> None:
                 assert float(other_measurements[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
             assert_close(found, expected, 1e-5)
         assert float(expected["logit_scale"].abs()) > 1e-4
-        assert ranks[0][3] + ranks[1][3] == one.sample_ids(3)
+        assert ranks[0][3] + ranks[1][3] == one.images.sample_ids(one.images_of_step(3))
 
 
 @pytest.mark.parametrize("size", [1, 5, 11])
