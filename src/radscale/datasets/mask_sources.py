@@ -97,7 +97,8 @@ def convert_masks(
             progress(done, len(images), "images")
     if outside and not skip_outside:
         raise InputError(
-            f"{len(outside):,} lines leave their image (first: {outside[0]}); correct them, or leave them out with --skip-outside"
+            f"{len(outside):,} lines leave their image (first: {outside[0]}); correct them, or leave them out with "
+            "--skip-outside"
         )
     write_masks(out, rows)
     tasks = sorted({str(row["task"]) for row in rows})

@@ -1,4 +1,4 @@
-"""Soft Dice loss and its usual variants (Milletari et al., 2016; statistics of nnU-Net's "batch Dice", Isensee et al., 2021)."""
+"""Soft Dice loss (Milletari et al., 2016) and its variants, such as the "batch Dice" of nnU-Net (Isensee et al., 2021)."""
 
 from typing import Literal
 

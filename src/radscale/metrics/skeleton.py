@@ -51,7 +51,7 @@ def line_ends(skeleton: np.ndarray) -> np.ndarray:
 
 
 def _removals() -> np.ndarray:
-    """(3, 256) bool: may a pixel go, by the bits of its eight neighbours: in the first and the second half of a pass, as a step?"""
+    """(3, 256) bool: may a pixel go, by its eight neighbours: in the first and second half of a pass, as a step?"""
     neighbours = (np.arange(256)[:, None] >> np.arange(8)) & 1
     count = neighbours.sum(1)
     rises = ((neighbours == 0) & (np.roll(neighbours, -1, axis=1) == 1)).sum(1)
