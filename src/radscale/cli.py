@@ -462,24 +462,37 @@ def segment(
 def _print_segmentation(facts: dict[str, Any]) -> None:
     values = {(row["task"], row["rule"], row["metric"]): row for row in facts["summary"]}
     table = Table(title=f"{facts['arm']}: {facts['num_train']:,} training images, {facts['num_test']:,} test images")
-    counts = ("both_drawn", "missed", "false_alarms", "both_empty")
-    metrics = (("Hausdorff px", "hausdorff_px"), ("HD95 px", "hd95_px"), ("Dice", "dice"), ("clDice", "cldice"))
-    for title in ("task", *(f"{name}\n{rule}" for name, _ in metrics for rule in ("any", "present")), *counts):
-        table.add_column(title.replace("_", " "), justify="left" if title == "task" else "right")
+    table.add_column("task")
+    shown = (
+        ("Hausdorff\npx", "any", "hausdorff_px"),
+        ("present\nonly", "present", "hausdorff_px"),
+        ("Dice\n", "any", "dice"),
+        ("present\nonly", "present", "dice"),
+        ("clDice\n", "any", "cldice"),
+        ("both\ndrawn", "count", "both_drawn"),
+        ("missed\n", "count", "missed"),
+        ("false\nalarms", "count", "false_alarms"),
+        ("both\nempty", "count", "both_empty"),
+    )
+    for title, _, _ in shown:
+        table.add_column(title, justify="right")
     for task in (*facts["tasks"], "average"):
         cells = []
-        for (_, metric), rule in ((pair, rule) for pair in metrics for rule in ("any", "present")):
-            row = values[task, rule, metric]
-            digits = 1 if metric.endswith("_px") else 3
-            deviation = "" if row["seed_deviation"] != row["seed_deviation"] else f" ± {row['seed_deviation']:.{digits}f}"
+        for _, rule, metric in shown:
+            row = values.get((task, rule, metric))
+            digits = 3 if metric in ("dice", "cldice") else 1
+            if row is None:
+                cells.append("")
+                continue
+            known = row["seed_deviation"] == row["seed_deviation"] and rule != "count"
+            deviation = f" ± {row['seed_deviation']:.{digits}f}" if known else ""
             cells.append(f"{row['value']:.{digits}f}{deviation}")
-        numbers = [f"{values[task, 'count', name]['value']:.1f}" if task != "average" else "" for name in counts]
-        table.add_row(task, *cells, *numbers)
+        table.add_row(task, *cells)
     console.print(table)
     for row in facts["excluded_tasks"]:
         console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
     console.print(
-        "any: images with a mask on either side; present: with the reader's. ± over seeds. All metrics: summary.csv",
+        "Means over images with a mask on either side, or the reader's (present only); ± over seeds. All metrics: summary.csv",
         highlight=False,
         soft_wrap=True,
     )

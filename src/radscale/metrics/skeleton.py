@@ -61,7 +61,9 @@ def _removals() -> np.ndarray:
     second = (up * right * left == 0) & (up * down * left == 0)
     absent = 1 - neighbours
     following = absent[:, ::2] * np.roll(absent, -1, axis=1)[:, ::2] * np.roll(absent, -2, axis=1)[:, ::2]
-    step = (count >= 2) & ((absent[:, ::2] - following).sum(1) == 1)
+    # With a neighbour each in two directions at right angles: the end of a line never has that, and stays.
+    corner = (up * right + right * down + down * left + left * up) > 0
+    step = corner & ((absent[:, ::2] - following).sum(1) == 1)
     return np.stack([border & first, border & second, step])
 
 
