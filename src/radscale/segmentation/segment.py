@@ -3,7 +3,7 @@
 import csv
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ def run_segmentation(
     table = MaskTable(masks, data)
     plan = plan_segmentation(config, data, table)
     model = (load_encoder(*encoder) if isinstance(encoder, tuple) else load_encoder(str(encoder))).to(run_device).eval()
+    if config.whole_image:
+        model.preprocessing = replace(model.preprocessing, resize="squash")
     grid = config.grid or _encoder_grid(model, data, int(plan.train_rows[0]), run_device)
     shape = HeadShape(
         in_channels=sum(model.feature_channels),

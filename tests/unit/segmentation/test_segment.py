@@ -9,10 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from blob_dataset import ENCODER
 from radscale.cli import app
 from radscale.datasets import Dataset
 from radscale.datasets.masks import MaskTable, encode_mask
 from radscale.errors import InputError
+from radscale.models import build_encoder
 from radscale.segmentation import SEGMENTATION_SCHEMA, SegmentationConfig, run_segmentation
 from radscale.segmentation.segment import plan_segmentation
 from radscale.training.checkpointing import save_checkpoint
@@ -95,6 +97,22 @@ def test_streaming_from_the_encoder_gives_the_same_as_the_cache(result, encoder_
         assert not (tmp_path / str(cached) / "overlays").exists()
     for name in ("dice", "hausdorff_px", "present"):
         np.testing.assert_allclose(np.asarray(kept[True][name]), np.asarray(kept[False][name]), rtol=1e-4)
+
+
+def test_the_whole_image_is_seen_only_when_asked_for(blob_dataset, blob_masks, tmp_path):
+    """An encoder that crops to the central half: blobs at the edge are out of its sight."""
+    cropping = {
+        **ENCODER,
+        "preprocessing": {**ENCODER["preprocessing"], "resize": "shortest_edge_center_crop", "crop_fraction": 0.5},
+    }
+    save_checkpoint(tmp_path / "crops", build_encoder(cropping, seed=0), info={"objective": "none"})
+    missed = {}
+    for whole in (False, True):
+        out = tmp_path / str(whole)
+        run(tmp_path / "crops", blob_dataset, blob_masks, out, whole_image=whole, epochs=15, tasks=("blob",), upsampling=4)
+        table = pq.read_table(out / "segmentation.parquet").to_pylist()
+        missed[whole] = np.mean([row["dice"] for row in table if row["present"]])
+    assert missed[True] > missed[False] + 0.1
 
 
 def test_the_command_prints_counts_and_leaves_a_whole_folder(encoder_folder, blob_dataset, blob_masks, tmp_path):
