@@ -30,8 +30,8 @@ class SegmentationConfig:
     """Side of the common grid of the four maps in cells. None: that of the encoder's third map; where maps differ in size
     (MedImageInsight) at least 37, the grid of RAD-DINO, to which the paper upsamples it."""
     whole_image: bool = False
-    """Squash the whole image into the encoder's square, as MedImageInsight does, instead of cropping its centre, as RAD-DINO and
-    DINOv2 do. Metrics are in pixels of the stored image for all encoders, and what is cropped away counts as missed."""
+    """Squash the whole image into the square of the encoder, as MedImageInsight does; RAD-DINO and DINOv2 crop its centre.
+    Metrics are in pixels of the stored image for all encoders, and what is cropped away counts as missed."""
     kernel_size: int = 1
     """Of the head's convolution; paper: linear, 1."""
     upsampling: int = 1

@@ -265,7 +265,7 @@ class _TestImages:
                 position += 1
 
     def _masks(self, position: int, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Target (K, H, W) and predictions (seeds, K, H, W)."""
+        """Target (K, H, W), and the masks (..., K, H, W) of logits (..., K, g, g)."""
         target = self.table.read(int(self.plan.test_rows[position]))[self.plan.columns]
         shape = (target.shape[1], target.shape[2])
         box = visible_box(self.encoder.preprocessing, shape)
@@ -286,25 +286,36 @@ class _TestImages:
     def write_overlays(self, folder: Path, scores: pa.Table, arm: str) -> None:
         """A sheet for each task: test images that have it, by the Hausdorff distance of the first seed."""
         folder.mkdir(exist_ok=True)
-        rows = scores.to_pylist()
+        seed = self.config.seeds[0]
         samples = self.dataset.manifest["sample_id"].take(pa.array(self.plan.test_rows)).to_pylist()
-        positions = {sample: position for position, sample in enumerate(samples)}
-        for index, task in enumerate(self.plan.tasks):
-            own = [row for row in rows if row["task"] == task and row["seed"] == self.config.seeds[0] and row["present"]]
-            chosen = choose_cases(np.array([row["hausdorff_px"] for row in own]), self.config.num_overlays)
-            sheet = {
-                name: [self._case(positions[own[number]["sample_id"]], index, own[number]) for number in numbers]
-                for name, numbers in chosen.items()
+        place = {sample: position for position, sample in enumerate(samples)}
+        rows: dict[str, list[dict[str, Any]]] = {task: [] for task in self.plan.tasks}
+        for row in scores.to_pylist():
+            if row["seed"] == seed and row["present"]:
+                rows[row["task"]].append(row | {"position": place[row["sample_id"]]})
+        chosen = {
+            task: {
+                name: [own[number] for number in numbers]
+                for name, numbers in choose_cases(
+                    np.array([row["hausdorff_px"] for row in own]), self.config.num_overlays
+                ).items()
             }
-            title = f"{task}, {arm}, seed {self.config.seeds[0]}, {len(own)} test images with it"
+            for task, own in rows.items()
+        }
+        # An image may be a case of several tasks; it passes through the encoder once more, not once for each.
+        needed = np.unique([row["position"] for cases in chosen.values() for part in cases.values() for row in part])
+        logits = torch.cat([self.head(batch)[0].cpu() for batch in self.features.compute(needed)])
+        found = dict(zip(needed.tolist(), logits, strict=True))
+        for index, (task, cases) in enumerate(chosen.items()):
+            title = f"{task}, {arm}, seed {seed}, {len(rows[task])} test images with it"
+            sheet = {name: [self._case(found, index, row) for row in part] for name, part in cases.items()}
             write_sheet(folder / f"{task}.png", title, sheet)
 
-    def _case(self, position: int, index: int, row: dict[str, Any]) -> Case:
-        logits = self.head(self.features.read(np.array([position])))[:, 0]
-        target, predictions = self._masks(position, logits)
-        image = self.dataset.read_image(int(self.plan.test_rows[position]))
+    def _case(self, logits: dict[int, Tensor], index: int, row: dict[str, Any]) -> Case:
+        target, prediction = self._masks(row["position"], logits[row["position"]])
+        image = self.dataset.read_image(int(self.plan.test_rows[row["position"]]))
         caption = f"Hausdorff {row['hausdorff_px']:.0f} px  Dice {row['dice']:.2f}  clDice {row['cldice']:.2f}"
-        return Case(image, target[index], predictions[0, index], caption)
+        return Case(image, target[index], prediction[index], caption)
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
