@@ -484,7 +484,8 @@ def _print_segmentation(facts: dict[str, Any]) -> None:
             if row is None:
                 cells.append("")
                 continue
-            known = row["seed_deviation"] == row["seed_deviation"] and rule != "count"
+            # The headline's deviation only: the table must fit a page.
+            known = row["seed_deviation"] == row["seed_deviation"] and rule == "any" and metric != "cldice"
             deviation = f" ± {row['seed_deviation']:.{digits}f}" if known else ""
             cells.append(f"{row['value']:.{digits}f}{deviation}")
         table.add_row(task, *cells)
