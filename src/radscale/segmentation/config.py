@@ -40,12 +40,13 @@ class SegmentationConfig:
     mask_size_px: int | None = None
     """Side of the square in which logits meet masks in training. None: that of the encoder's input (RAD-DINO: 518)."""
     dice_over: Literal["image", "batch"] = "batch"
-    """What an overlap is counted over, see `dice_loss`: one image, or all of a batch. Most images lack most devices; image by
-    image, any prediction there costs as much as missing a device altogether, and rare devices end up never predicted."""
+    """What an overlap is counted over, see `dice_loss`: one image, or all of a batch. Image by image, a device that is there is
+    followed better, but nothing teaches where it is not: 27 phantom images, DINOv2 features, three devices, mean clDice
+    .17 ("image") and .31 ("batch"), false alarms 47.5 and 9.5; where the device is there, Hausdorff 33 and 63 px."""
     dice_squared: bool = False
     """Squares in the denominator (V-Net)."""
     dice_smooth: float = 1.0
-    """In pixels. With "image" it decides what an absent device costs: nothing if less than about this is predicted."""
+    """In pixels. With "image" it decides what an absent device costs: little if less than about this is predicted."""
     cross_entropy: float = 0.0
     """Weight of the mean binary cross-entropy over pixels that is added to the Dice loss; paper: 0."""
     threshold: float = 0.5
