@@ -456,6 +456,117 @@ def probe(
             console.print(f"{name}: {scores}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def masks(
+    source: Annotated[
+        Path, typer.Argument(help="RANZCR-CLiP, a folder with devices.csv and mask files, or a phantom archive.")
+    ],
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder, made from the same source.")],
+    out: Annotated[Path, typer.Option("--out", help="Mask table: a new .parquet file.")],
+    secret: Annotated[
+        Path | None, typer.Option(help="Key of the dataset's pseudonyms.  \\[default: DATASET.secret]", show_default=False)
+    ] = None,
+    line_width: Annotated[
+        float, typer.Option(help="Width of drawn lines as a share of the image's shorter side (0.01: 5 of 518 px).")
+    ] = 0.01,
+    skip_outside: Annotated[bool, typer.Option("--skip-outside", help="Leave out lines that leave their image.")] = False,
+) -> None:
+    """Turn marked lines, tubes or regions into the mask table of a dataset, for `segment`."""
+    from radscale.datasets import Dataset, load_or_create_secret
+    from radscale.datasets.mask_sources import convert_masks
+
+    if out.exists():
+        raise InputError(f"{out}: exists; choose a new file")
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: {out.parent} is no folder; make it first")
+    key = secret or dataset.with_name(dataset.name + ".secret")
+    if not key.exists():
+        raise InputError(f"{key}: no such key; give the one that the dataset was made with: --secret FILE")
+    with _progress("masks") as progress:
+        facts = convert_masks(
+            source,
+            Dataset(dataset),
+            out,
+            secret=load_or_create_secret(key),
+            line_width_share=line_width,
+            skip_outside=skip_outside,
+            progress=progress,
+        )
+    _print_facts(facts)
+
+
+@app.command()
+def segment(
+    encoder: Annotated[Path, typer.Argument(help="Checkpoint or open weights: file or folder.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    masks: Annotated[Path, typer.Option("--masks", help="Mask table, see `radscale masks`.")],
+    out: NewOut,
+    task: Annotated[list[str] | None, typer.Option(help="Tasks.  \\[default: all of the masks]", show_default=False)] = None,
+    model: ModelOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    num_workers: Annotated[int, typer.Option(min=0, help="Threads that read images and measure masks.")] = 2,
+    config: ConfigOption = None,
+) -> None:
+    """Train a linear head on the frozen encoder; write metrics per test image, their summary and overlays."""
+    from radscale.segmentation import SegmentationConfig, run_segmentation
+
+    settings = _settings(SegmentationConfig, {"tasks": task}, config)
+    partial = _new_folder(out)
+    with _progress("segment") as progress:
+        facts = run_segmentation(
+            settings,
+            encoder=(model, encoder) if model else encoder,
+            dataset=dataset,
+            masks=masks,
+            out=partial,
+            device=device,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    partial.rename(out)
+    _print_segmentation(facts)
+
+
+def _print_segmentation(facts: dict[str, Any]) -> None:
+    values = {(row["task"], row["rule"], row["metric"]): row for row in facts["summary"]}
+    table = Table(title=f"{facts['arm']}: {facts['num_train']:,} training images, {facts['num_test']:,} test images")
+    table.add_column("task")
+    shown = (
+        ("Hausdorff\npx", "any", "hausdorff_px"),
+        ("present\nonly", "present", "hausdorff_px"),
+        ("Dice\n", "any", "dice"),
+        ("present\nonly", "present", "dice"),
+        ("clDice\n", "any", "cldice"),
+        ("both\ndrawn", "count", "both_drawn"),
+        ("missed\n", "count", "missed"),
+        ("false\nalarms", "count", "false_alarms"),
+        ("both\nempty", "count", "both_empty"),
+    )
+    for title, _, _ in shown:
+        table.add_column(title, justify="right")
+    for task in (*facts["tasks"], "average"):
+        cells = []
+        for _, rule, metric in shown:
+            row = values.get((task, rule, metric))
+            digits = 3 if metric in ("dice", "cldice") else 1
+            if row is None:
+                cells.append("")
+                continue
+            # The headline's deviation only: the table must fit a page.
+            known = row["seed_deviation"] == row["seed_deviation"] and rule == "any" and metric != "cldice"
+            deviation = f" ± {row['seed_deviation']:.{digits}f}" if known else ""
+            cells.append(f"{row['value']:.{digits}f}{deviation}")
+        table.add_row(task, *cells)
+    console.print(table)
+    for row in facts["excluded_tasks"]:
+        console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
+    console.print(
+        "Means over images with a mask on either side, or the reader's (present only); ± over seeds. All metrics: summary.csv",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 FormatOption = Annotated[
     str | None,
     typer.Option("--format", help="table, csv, latex or markdown.  [default: by --out, else table]", show_default=False),

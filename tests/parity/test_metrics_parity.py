@@ -1,5 +1,6 @@
 """Metrics and resampling against scikit-learn and SciPy."""
 
+import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -10,7 +11,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial.distance import directed_hausdorff
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from radscale.metrics import average_precision, dice_score, hausdorff_distance, roc_auc
+from radscale.metrics import average_precision, centreline_dice, dice_score, hausdorff_distance, roc_auc
 
 
 @st.composite
@@ -112,3 +113,18 @@ def test_hausdorff_distance_of_large_masks(density: float) -> None:
 def test_dice_is_scikit_learns_f1(masks: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = masks
     assert dice_score(a, b) == pytest.approx(f1_score(a.ravel(), b.ravel()), abs=1e-12)
+
+
+def test_centreline_dice_is_that_of_scikit_image_up_to_a_pixel_of_the_line():
+    morphology = pytest.importorskip("skimage.morphology", reason="scikit-image: an optional peer")
+    rng = np.random.default_rng(5)
+    differences = []
+    for width in (3, 4, 5, 6, 7, 8):
+        a, b = np.zeros((2, 160, 160), np.uint8)
+        points = rng.integers(10, 150, (4, 2)).astype(np.int32)
+        cv2.polylines(a, [points], False, 1, width)
+        cv2.polylines(b, [points + rng.integers(-2, 3, (4, 2)).astype(np.int32)], False, 1, width)
+        precision, sensitivity = (b > 0)[morphology.skeletonize(a > 0)].mean(), (a > 0)[morphology.skeletonize(b > 0)].mean()
+        differences.append(centreline_dice(a, b) - 2 * precision * sensitivity / (precision + sensitivity))
+    assert np.abs(differences).max() < 0.02
+    assert np.abs(differences).mean() < 0.01

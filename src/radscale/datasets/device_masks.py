@@ -35,8 +35,8 @@ class MarkedDevice:
     mask_value: int | None = None
     """Value of the device in the mask file; None: every value above 0."""
 
-    def mask(self, image_shape: tuple[int, int]) -> np.ndarray:
-        """(H, W) bool; a line is drawn into an image of this shape.
+    def mask(self, image_shape: tuple[int, int], line_width_share: float = LINE_WIDTH_SHARE) -> np.ndarray:
+        """(H, W) bool; a line is drawn into an image of this shape, with a width of at least one pixel.
 
         Raises:
             InputError: the mask cannot be read, or holds no device.
@@ -44,7 +44,7 @@ class MarkedDevice:
         if self.course is not None:
             drawn = np.zeros(image_shape, np.uint8)
             points = np.rint(self.course[:, ::-1]).astype(np.int32)
-            cv2.polylines(drawn, [points], False, 1, max(1, round(LINE_WIDTH_SHARE * min(image_shape))))
+            cv2.polylines(drawn, [points], False, 1, max(1, round(line_width_share * min(image_shape))))
             mask = drawn > 0
         else:
             assert self.mask_file is not None

@@ -5,8 +5,10 @@ import math
 import numba
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import ndimage
 
 from radscale.errors import InputError
+from radscale.metrics.skeleton import line_ends, skeletonise
 
 # Vertical distance in a column without a point; its square still leaves room in 64 bits.
 NONE = 1 << 30
@@ -60,6 +62,58 @@ def hausdorff_distance(prediction: ArrayLike, target: ArrayLike, percentile: flo
         return float(max(np.percentile(distances, percentile) for distances in directed))
     # A pixel in both masks is at distance 0, and what the first direction found bounds the second.
     return math.sqrt(_largest_squared_distance(b & ~a, a, _largest_squared_distance(a & ~b, b, 0)))
+
+
+def centreline_dice(prediction: ArrayLike, target: ArrayLike) -> float:
+    """clDice: do two tubes follow each other, whatever their widths? (Shit et al., CVPR 2021).
+
+    The harmonic mean of two shares: of the prediction's centre line inside the target, and of the target's centre line inside
+    the prediction.
+
+    Args:
+        prediction: (H, W) bool.
+        target: (H, W) bool.
+
+    Returns:
+        In [0, 1]; 0 if one mask is empty, NaN if both are.
+    """
+    a, b = _masks(prediction, target)
+    if not a.any() or not b.any():
+        return 0.0 if a.any() or b.any() else float("nan")
+    precision, sensitivity = b[skeletonise(a)].mean(), a[skeletonise(b)].mean()
+    return float(2 * precision * sensitivity / (precision + sensitivity)) if precision + sensitivity else 0.0
+
+
+def tip_distance(prediction: ArrayLike, tips: ArrayLike) -> float:
+    """How far the nearest end of a predicted line is from a marked tip, in pixels; of several tips, the mean.
+
+    Args:
+        prediction: (H, W) bool. Its ends are those of its centre line.
+        tips: (n, 2) positions (y, x) in pixels, that of a pixel's centre being whole.
+
+    Returns:
+        Pixels; the image diagonal if the prediction is empty, NaN without tips.
+    """
+    mask, _ = _masks(prediction, prediction)
+    points = np.asarray(tips, float).reshape(-1, 2)
+    if not len(points):
+        return float("nan")
+    if not mask.any():
+        return math.hypot(*mask.shape)
+    ends = line_ends(skeletonise(mask))
+    return float(np.linalg.norm(points[:, None] - ends, axis=-1).min(axis=1).mean())
+
+
+def component_error(prediction: ArrayLike, target: ArrayLike) -> int:
+    """How many more or fewer connected pieces (8 neighbours) the prediction has than the target: a line in five pieces is
+    off by four.
+
+    Args:
+        prediction: (H, W) bool.
+        target: (H, W) bool.
+    """
+    a, b = (ndimage.label(mask, np.ones((3, 3), bool))[1] for mask in _masks(prediction, target))
+    return abs(a - b)
 
 
 def _masks(prediction: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

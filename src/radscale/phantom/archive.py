@@ -160,7 +160,7 @@ def generate_archive(
     _write_csv(
         out / "truth" / "devices.csv",
         devices,
-        ("accession_number", "sop_uid", "type", "side", "tip", "placement", "tip_x_px", "tip_y_px"),
+        ("accession_number", "sop_uid", "type", "side", "tip", "placement", "mask_value", "tip_x_px", "tip_y_px"),
     )
     (out / "phantom.json").write_text(json.dumps({"config": asdict(config), "counts": counts}, indent=1), encoding="utf-8")
     return counts
@@ -323,6 +323,7 @@ def _device_rows(study: Study, view: View, sop_uid: str) -> Iterator[dict[str, A
             "side": {-1: "right", 1: "left", 0: "midline"}[device.side],
             "tip": device.tip,
             "placement": device.placement,
+            "mask_value": DEVICES.index(device.code) + 1,
             "tip_x_px": f"{column:.1f}",
             "tip_y_px": f"{row:.1f}",
         }

@@ -21,14 +21,10 @@ from torch import Tensor, nn
 
 from radscale.models.attention_pooling import AttentionPooling
 from radscale.models.feature_pyramid import FeaturePyramid, normalise_to_grid
-from radscale.probing.features import FeatureSource
+from radscale.training.features import FeatureSource, channel_statistics, in_chunks
 from radscale.training.schedules import cosine_schedule
 
 INITIAL_STD = 0.02
-# Images of the training set from which mean and deviation of each channel are taken.
-STATISTICS_IMAGES = 2048
-# Numbers of features that one forward pass holds (134 MB in float32); larger batches are cut into pieces.
-CHUNK_ELEMENTS = 1 << 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +45,11 @@ class ProbeShape:
     def token_width(self) -> int:
         """D: channels of a token after projection and concatenation."""
         return len(self.in_channels) * self.width
+
+    @property
+    def elements_per_image(self) -> int:
+        """Numbers of an image's features."""
+        return self.grid**2 * sum(self.in_channels)
 
 
 class AttentionProbe(nn.Module):
@@ -202,7 +203,7 @@ def train_probe(
     num_images = len(targets)
     labels = torch.from_numpy(targets.astype(np.float32)).to(device)
     probe = StackedProbe(shape, seeds, labels.nanmean(0).cpu()).to(device)
-    probe.standardise_by(*_channel_statistics(features, num_images, shape))
+    probe.standardise_by(*channel_statistics(features, num_images, shape.elements_per_image))
     decayed = [parameter for name, parameter in probe.named_parameters() if name != "bias"]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": [probe.bias], "weight_decay": 0.0}]
@@ -218,7 +219,7 @@ def train_probe(
             group["lr"] = float(rates[step])
         optimizer.zero_grad()
         num_known = (~labels[batches[number]].isnan()).sum().clamp(min=1)
-        for chunk in _chunks(batches[number], shape):
+        for chunk in in_chunks(batches[number], shape.elements_per_image):
             (masked_bce(probe(features.read(chunk)), labels[chunk]) / num_known).backward()
         optimizer.step()
         if progress:
@@ -229,24 +230,5 @@ def train_probe(
 @torch.inference_mode()
 def predict(probe: StackedProbe, features: FeatureSource, positions: np.ndarray) -> np.ndarray:
     """Probabilities (S, len(positions), T) float32 in [0, 1]."""
-    parts = [probe(features.read(chunk)).sigmoid().cpu() for chunk in _chunks(positions, probe.shape)]
+    parts = [probe(features.read(chunk)).sigmoid().cpu() for chunk in in_chunks(positions, probe.shape.elements_per_image)]
     return torch.cat(parts, dim=1).numpy()
-
-
-def _chunks(positions: np.ndarray, shape: ProbeShape) -> list[np.ndarray]:
-    size = max(1, CHUNK_ELEMENTS // (shape.grid**2 * sum(shape.in_channels)))
-    return [positions[start : start + size] for start in range(0, len(positions), size)]
-
-
-def _channel_statistics(features: FeatureSource, num_images: int, shape: ProbeShape) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of each channel over evenly spaced training images and all their tokens."""
-    positions = np.linspace(0, num_images - 1, min(num_images, STATISTICS_IMAGES)).round().astype(np.int64)
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for chunk in _chunks(positions, shape):
-        tokens = features.read(chunk).flatten(0, 1)
-        count += len(tokens)
-        # Sums of chunks in double precision: the squares of many tokens would lose digits in single precision.
-        total = total.to(tokens.device) + tokens.sum(0).double()
-        squares = squares.to(tokens.device) + tokens.square().sum(0).double()
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp(min=0).sqrt()

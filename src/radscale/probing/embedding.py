@@ -24,7 +24,6 @@ from radscale.models import Encoder
 from radscale.models.davit import DaViT
 from radscale.models.encoder import EXTERNAL_FAMILY
 from radscale.models.vit import VisionTransformer
-from radscale.probing.devices import choose_device
 from radscale.probing.embedding_output import (
     OutputFormat,
     Part,
@@ -35,10 +34,11 @@ from radscale.probing.embedding_output import (
     write_exclusions,
 )
 from radscale.probing.embedding_sources import ArraySource, ImageSource, open_source
-from radscale.probing.features import Progress
-from radscale.probing.reading import read_ahead
 from radscale.probing.zero_shot import PROMPT, ZeroShotClassifier, named_view
+from radscale.training.devices import choose_device
+from radscale.training.features import Progress
 from radscale.training.open_weights import load_encoder
+from radscale.training.reading import read_ahead
 from radscale.training.weight_files import write_atomically
 
 FEATURES = ("embedding", "mean", "patches", "maps")

@@ -14,8 +14,10 @@ from radscale.datasets import Dataset, read_label_table
 from radscale.models import Encoder
 from radscale.probing.classifier import ProbeShape, StackedProbe, predict, train_probe
 from radscale.probing.config import ProbeConfig
-from radscale.probing.devices import choose_device
-from radscale.probing.features import (
+from radscale.probing.predictions import score, write_predictions
+from radscale.probing.targets import TaskSetPlan, plan_task_sets
+from radscale.training.devices import choose_device
+from radscale.training.features import (
     CachedFeatures,
     ComputedFeatures,
     FeatureSource,
@@ -23,8 +25,6 @@ from radscale.probing.features import (
     Selection,
     write_feature_cache,
 )
-from radscale.probing.predictions import score, write_predictions
-from radscale.probing.targets import TaskSetPlan, plan_task_sets
 from radscale.training.open_weights import load_encoder
 
 

@@ -221,3 +221,41 @@ def test_ibot_in_chunks_is_ibot_at_once_and_never_holds_all_logits(chunk_tokens:
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert largest.numel <= max(300 * 6, min(chunk_tokens, num_tokens) * 300)
+
+
+def naive_dice(logits: torch.Tensor, targets: torch.Tensor, over: str, squared: bool, known: torch.Tensor) -> float:
+    """Mask by mask, in words."""
+    costs = []
+    num_images, num_classes = targets.shape[:2]
+    heaps = [[(b, c)] for b in range(num_images) for c in range(num_classes)]
+    if over == "batch":
+        heaps = [[(b, c) for b in range(num_images)] for c in range(num_classes)]
+    for heap in heaps:
+        heap = [place for place in heap if known[place]]
+        if not heap:
+            continue
+        p = torch.cat([logits[place].sigmoid().flatten() for place in heap])
+        t = torch.cat([targets[place].flatten() for place in heap])
+        total = (p**2).sum() + (t**2).sum() if squared else p.sum() + t.sum()
+        costs.append(1 - (2 * (p * t).sum() + 1) / (total + 1))
+    return float(torch.stack(costs).mean())
+
+
+@pytest.mark.parametrize("over", ["image", "batch"])
+@pytest.mark.parametrize("squared", [False, True])
+def test_dice_variants_equal_their_definition(over: str, squared: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, 4, 5, 6, generator=generator)
+    targets = torch.rand(3, 4, 5, 6, generator=generator)
+    known = torch.rand(3, 4, generator=generator) < 0.6
+    known[:, 2] = False
+    found = dice_loss(logits, targets, over=over, squared=squared, known=known)
+    assert found.item() == pytest.approx(naive_dice(logits, targets, over, squared, known), abs=1e-6)
+
+
+def test_dice_of_a_class_that_nobody_knows_is_zero_and_has_a_gradient() -> None:
+    logits = torch.zeros(2, 1, 4, 4, requires_grad=True)
+    for over in ("image", "batch"):
+        dice_loss(logits, torch.ones(2, 1, 4, 4), over=over, known=torch.zeros(2, 1, dtype=torch.bool)).backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()

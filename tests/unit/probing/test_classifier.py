@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from radscale.probing import classifier
+from radscale.models.feature_pyramid import normalise_to_grid
 from radscale.probing.classifier import ProbeShape, StackedProbe, masked_bce, predict, train_probe
 
 SHAPE = ProbeShape(in_channels=(3, 3, 4, 5), grid=4, width=2, num_tasks=3)
@@ -44,7 +44,7 @@ def test_equals_the_classifier_as_the_paper_writes_it(kernel_size):
         for parameter in probe.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
         probe.standardise_by(torch.randn(15, generator=generator), torch.rand(15, generator=generator) + 0.5)
-        features = classifier.normalise_to_grid(maps, 4).flatten(2).transpose(1, 2)
+        features = normalise_to_grid(maps, 4).flatten(2).transpose(1, 2)
         logits = probe(features)
         for index in range(2):
             torch.testing.assert_close(logits[index], probe.unstack(index)(maps), rtol=1e-4, atol=1e-4)
@@ -86,7 +86,7 @@ def test_finds_what_stands_in_one_cell(share_unknown):
 def test_size_of_the_pieces_does_not_matter(monkeypatch):
     features, targets = make_problem()
     whole = train(features, targets)
-    monkeypatch.setattr(classifier, "CHUNK_ELEMENTS", 7 * 16 * 15)
+    monkeypatch.setattr("radscale.training.features.CHUNK_ELEMENTS", 7 * 16 * 15)
     in_pieces = train(features, targets)
     torch.testing.assert_close(in_pieces.weight, whole.weight, rtol=1e-3, atol=1e-5)
     everything = np.arange(120)

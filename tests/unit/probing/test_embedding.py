@@ -18,8 +18,8 @@ from radscale.errors import InputError
 from radscale.models import build_encoder
 from radscale.probing import EmbeddingConfig, embed_images, embedding, run_embedding
 from radscale.probing.embedding_sources import FileSource, open_source
-from radscale.probing.reading import read_ahead
 from radscale.training import load_encoder, save_checkpoint
+from radscale.training.reading import read_ahead
 
 DAVIT = {
     "family": "davit",

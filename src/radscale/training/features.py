@@ -1,7 +1,7 @@
 """Features of a frozen encoder: normalised, on one grid, in half precision on disk.
 
-Everything of the probe that has no parameters (LayerNorm over channels, resampling to the grid) is done once, here; 25
-epochs and every seed and task then read the result.
+Everything of a classifier's pyramid that has no parameters (LayerNorm over channels, resampling to the grid) is done once,
+here; all epochs, seeds and tasks then read the result.
 """
 
 import shutil
@@ -13,27 +13,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.models.encoder import Encoder
 from radscale.models.feature_pyramid import normalise_to_grid
-from radscale.probing.reading import read_ahead
+from radscale.training.reading import read_ahead
 
 Progress = Callable[[int, int, str], None]
+# Images of the training set from which mean and deviation of each channel are taken.
+STATISTICS_IMAGES = 2048
+# Numbers of features that one forward pass holds (134 MB in float32); larger batches are cut into pieces.
+CHUNK_ELEMENTS = 1 << 25
+
+
+class Images(Protocol):
+    """Images by row: a dataset."""
+
+    def read_images(self, rows: np.ndarray) -> list[np.ndarray]:
+        """(H, W) uint8 each."""
 
 
 class FeatureSource(Protocol):
     """Features of a list of images, by position in that list."""
 
     def read(self, positions: np.ndarray) -> Tensor:
-        """(n,) positions -> (n, N, C) float32 on the probe's device; N = grid * grid, C = channels of all maps."""
+        """(n,) positions -> (n, N, C) float32 on the encoder's device; N = grid * grid, C = channels of all maps."""
 
 
 class ComputedFeatures:
     """Runs the encoder whenever features are read: slow, but nothing is stored.
 
     Args:
-        rows: manifest rows of `dataset`; positions count along them.
+        rows: of `dataset`; positions count along them.
         encoder: in eval mode, on `device`.
         grid: side of the common grid in cells.
         batch_size: images in one pass of the encoder.
@@ -42,7 +52,7 @@ class ComputedFeatures:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Images,
         rows: np.ndarray,
         encoder: Encoder,
         *,
@@ -72,7 +82,7 @@ class ComputedFeatures:
         rows = self._rows[positions]
         batches = (rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size))
         for images in read_ahead(self._dataset.read_images, batches, self._num_workers, depth=2 * self._num_workers):
-            # Not inference mode: autograd must be able to save these tensors for the probe's backward pass.
+            # Not inference mode: autograd must be able to save these tensors for the classifier's backward pass.
             with torch.no_grad():
                 maps = self._encoder.forward_features(self._encoder.preprocess(images).to(self.device))
                 normed = normalise_to_grid([feature_map.float() for feature_map in maps], self._grid)
@@ -103,6 +113,32 @@ class Selection:
 
     def read(self, positions: np.ndarray) -> Tensor:
         return self._source.read(self._positions[positions])
+
+
+def in_chunks(positions: np.ndarray, elements_per_image: int) -> list[np.ndarray]:
+    """Pieces of `positions` whose features, so many numbers per image, are held at once."""
+    size = max(1, CHUNK_ELEMENTS // elements_per_image)
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+
+def channel_statistics(features: FeatureSource, num_images: int, elements_per_image: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) of each channel over evenly spaced training images and all their tokens.
+
+    Args:
+        features: of the training images.
+        num_images: how many they are.
+        elements_per_image: N * C.
+    """
+    positions = np.linspace(0, num_images - 1, min(num_images, STATISTICS_IMAGES)).round().astype(np.int64)
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for chunk in in_chunks(positions, elements_per_image):
+        tokens = features.read(chunk).flatten(0, 1)
+        count += len(tokens)
+        # Sums of chunks in double precision: the squares of many tokens would lose digits in single precision.
+        total = total.to(tokens.device) + tokens.sum(0).double()
+        squares = squares.to(tokens.device) + tokens.square().sum(0).double()
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp(min=0).sqrt()
 
 
 def cache_size_bytes(num_images: int, num_tokens: int, num_channels: int, dtype: str = "float16") -> int:

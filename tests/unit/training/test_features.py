@@ -6,8 +6,8 @@ import torch
 
 from radscale.datasets import Dataset
 from radscale.errors import InputError
-from radscale.probing import features
-from radscale.probing.features import CachedFeatures, ComputedFeatures, cache_size_bytes, write_feature_cache
+from radscale.training import features
+from radscale.training.features import CachedFeatures, ComputedFeatures, cache_size_bytes, write_feature_cache
 from radscale.training.open_weights import load_encoder
 
 
