@@ -85,8 +85,12 @@ class _Images:
         side = torch.full((len(indices),), self.canvas.shape[-1])
         return side, side
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        return (self.canvas[indices], *self.sizes(indices))
+    def follow(self, rows_of_step: Callable[[int], np.ndarray], first_step: int, last_step: int) -> None:
+        self.rows_of_step = rows_of_step
+
+    def batch_of(self, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        rows = self.rows_of_step(step)
+        return (self.canvas[rows].to(device), *self.sizes(rows))
 
 
 def _ours(

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 STEPS = "radscale.experiment.steps"
 # Raised when the meaning of a stage changes: what an older version made does not count as done.
 VERSIONS = {
-    "phantom": 2,
-    "datasets": 2,
+    "phantom": 3,
+    "datasets": 3,
     "extraction": 2,
     "agreement": 1,
-    "open_weights": 2,
+    "open_weights": 3,
     "budget": 2,
-    "pretraining": 2,
+    "pretraining": 3,
     "probing": 2,
     "analysis": 3,
     "pictures": 1,

@@ -113,8 +113,13 @@ def pretrain_open_weights(config: Config, inputs: Inputs, out: Path, context: St
         out=out,
         work=context.work,
         progress=context.progress,
+        say=_quiet,
         earlier_state="resume_or_restart",
     )
+
+
+def _quiet(line: str) -> None:
+    """Alarms of a run stand in its record and metrics.jsonl; a study's screen shows steps."""
 
 
 def measure_cost(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
@@ -162,6 +167,7 @@ def continue_pretraining(config: Config, inputs: Inputs, out: Path, context: Ste
         out=out,
         work=context.work,
         progress=context.progress,
+        say=_quiet,
         earlier_state="resume_or_restart",
     )
 

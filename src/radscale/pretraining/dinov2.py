@@ -86,6 +86,7 @@ class Dinov2Objective:
                 raise InputError(
                     f"dinov2.{name} is {getattr(options, name)}; it must be a multiple of the encoder's patch size {patch}"
                 )
+        self_made_head = head is None
         if head is None:
             if not from_scratch and options.head_warmup_fraction == 0:
                 raise InputError(
@@ -96,6 +97,9 @@ class Dinov2Objective:
             head.reset_parameters(torch.Generator().manual_seed(config.seed))
         self.config, self.options, self.images, self.ranks = config, options, images, ranks
         self.knn = knn
+        # A tenth of the run, or the head's own warm-up, before a new head is judged by its entropy.
+        self.settled_after = round(max(0.1, options.head_warmup_fraction) * total_steps) if self_made_head else 0
+        self.steps_done = 0
         self.encoder = encoder.train()
         self.encoder.backbone.config = replace_drop_path(encoder, options.drop_path)
         self.head = head.train()
@@ -183,7 +187,7 @@ class Dinov2Objective:
 
     def alarms(self, measurements: dict[str, float]) -> list[str]:
         """Signs that the run fails, each with what to try."""
-        return health.alarms(measurements, self.center.shape[1])
+        return health.alarms(measurements, self.center.shape[1], head_is_new=self.steps_done < self.settled_after)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Before the first step what a random head would give and how far the teacher will move; each `knn.every_steps` steps
@@ -275,6 +279,7 @@ class Dinov2Objective:
         momentum = float(self.momentum[step])
         for slow, fast in ((self.teacher, self.encoder.backbone), (self.teacher_head, self.head)):
             torch._foreach_lerp_(list(slow.parameters()), [p.detach() for p in fast.parameters()], 1 - momentum)
+        self.steps_done = step + 1
 
     def state(self) -> dict[str, Any]:
         return {

@@ -65,12 +65,13 @@ def expected_at_random(options: Dinov2Options, num_prototypes: int) -> dict[str,
     }
 
 
-def alarms(measurements: Mapping[str, float], num_prototypes: int) -> list[str]:
+def alarms(measurements: Mapping[str, float], num_prototypes: int, *, head_is_new: bool = False) -> list[str]:
     """One line per sign of a run that fails, each with what to try.
 
     Args:
         measurements: of one step, as the objective gives them; those that are missing are not judged.
         num_prototypes: K.
+        head_is_new: a random head that has not learned for long names all prototypes alike, which is no sign of failure yet.
     """
     largest = math.log(num_prototypes)
     entropy_share = measurements.get("teacher_entropy", largest / 2) / largest
@@ -81,9 +82,9 @@ def alarms(measurements: Mapping[str, float], num_prototypes: int) -> list[str]:
             "raise dinov2.teacher_temperature, or lower the learning rate",
         ),
         (
-            entropy_share > 0.99,
-            "the teacher names all prototypes alike (teacher_entropy near ln K), and its targets teach nothing (a random head "
-            "begins so): lower dinov2.teacher_temperature, take larger batches, or start from weights with their head",
+            entropy_share > 0.99 and not head_is_new,
+            "the teacher names all prototypes alike (teacher_entropy near ln K), and its targets teach nothing: lower "
+            "dinov2.teacher_temperature, take larger batches, or start from weights with their head",
         ),
         (
             measurements.get("mean_cls_cosine", 0.0) > 0.99,

@@ -154,9 +154,15 @@ def run_pretraining(
         seconds_per_sample = _calibrate(lambda steps: trial(config, steps), config.batch_size, ranks, work, earlier_state)
     steps = steps_for(config.budget, config.batch_size, flops_per_sample=flops, seconds_per_sample=seconds_per_sample)
     objective = make(config, encoder, head, steps, knn)
+    alarms: list[str] = []
+
+    def say_and_keep(line: str) -> None:
+        alarms.append(line)
+        say(line)
+
     observer = Observer(
         progress=progress if ranks.is_first else None,
-        say=say,
+        say=say_and_keep,
         input_facts=lambda: {"waiting_share": images.waiting_share},
         sample_ids=lambda step: images.sample_ids(objective.images_of_step(step)),
     )
@@ -196,6 +202,7 @@ def run_pretraining(
         "training_seconds": round(result.seconds, 2),
         "device_seconds": round(result.device_seconds, 2),
         "images_per_second": round(samples / max(result.seconds, 1e-9), 1),
+        "alarms": alarms,
         "final": {name: float(f"{value:.6g}") for name, value in result.last.items()},
     }
     if ranks.is_first and config.budget.unit == "gpu_seconds" and abs(achieved / config.budget.amount - 1) > BUDGET_TOLERANCE:

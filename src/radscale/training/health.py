@@ -96,9 +96,12 @@ class Health:
             self.observer.progress(step, self.total_steps, "steps" + self.line)
         return values
 
-    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+    def evaluated(
+        self, step: int, values: dict[str, float], alarms: Callable[[dict[str, float]], list[str]] | None = None
+    ) -> None:
         """Log an evaluation after so many steps."""
         self._write(step, values)
+        self._ring(step, alarms(values) if alarms is not None else [])
 
     def close(self) -> None:
         if self.log is not None:

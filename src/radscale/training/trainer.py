@@ -220,7 +220,7 @@ class _Session:
         evaluate = getattr(self.objective, "evaluate", None)
         found = {} if evaluate is None else evaluate(self.position.step)
         if found:
-            self.health.evaluated(self.position.step, found)
+            self.health.evaluated(self.position.step, found, getattr(self.objective, "alarms", None))
 
     def save_or_stop(self, stop: StopRequest) -> None:
         """Save now and then, and at the end of a session that someone or the clock ends; all ranks decide alike."""

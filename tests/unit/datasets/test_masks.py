@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from radscale.datasets import Dataset, IngestConfig, ingest, pseudonym
-from radscale.datasets.mask_sources import convert_masks
 from radscale.datasets.manifest import MASK_SCHEMA
+from radscale.datasets.mask_sources import convert_masks
 from radscale.datasets.masks import MaskTable
 from radscale.errors import InputError
 from radscale.phantom import PhantomConfig, generate_archive

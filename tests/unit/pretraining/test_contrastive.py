@@ -179,7 +179,7 @@ def test_an_image_is_augmented_alike_however_many_ranks_there_are(recipe: str, f
 
     def crops(ranks: Ranks) -> Tensor:
         made = objective(folder, ranks=ranks, augmentation=options)
-        return made._crops(made.sampler.batch(3), torch.Generator().manual_seed(5))
+        return made._crops(3, made.sampler.batch(3), torch.Generator().manual_seed(5))
 
     whole = crops(Ranks())
     assert torch.equal(torch.cat([crops(Ranks(rank, 3)) for rank in range(3)]), whole)

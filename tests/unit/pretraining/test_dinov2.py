@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ class Images:
         shapes = torch.tensor([self.images[i].shape for i in indices])
         return shapes[:, 0], shapes[:, 1]
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def follow(self, rows_of_step: Callable[[int], np.ndarray], first_step: int, last_step: int) -> None:
+        self.rows_of_step = rows_of_step
+
+    def batch_of(self, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        indices = self.rows_of_step(step)
         heights, widths = self.sizes(indices)
         canvas = torch.zeros(len(indices), int(heights.max()), int(widths.max()))
         for slot, index in zip(canvas, indices, strict=True):
