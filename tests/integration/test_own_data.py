@@ -34,7 +34,7 @@ pretraining:
   dinov2: {global_size_px: 32, local_size_px: 16, num_local_crops: 2, num_prototypes: 32, head_hidden: 32, head_bottleneck: 16}
 arms:
   dinov2: {settings: {dinov2: {num_prototypes: 32}}}
-  rare: {label: "UniCL (a rare label)", start: open, objective: unicl, settings: {label_tasks: {rare: a rare thing}}}
+  rare: {label: "UniCL (rare labels)", start: open, objective: unicl, settings: {label_tasks: {rare: a thing, rarer: another}}}
 subset_sizes: [6, 60]
 replicates: 1
 budget: {epochs: 1}
@@ -77,9 +77,11 @@ def write_images(folder: Path) -> None:
     folder.mkdir()
     rows = []
     for index in range(160):
-        blob, stripe, rare = *(rng.random(2) < 0.4), index // 2 % 12 == 5
+        blob, stripe, rare, rarer = *(rng.random(2) < 0.4), index // 2 % 12 == 5, index // 2 % 24 == 5
         cv2.imwrite(str(folder / f"{index}.png"), draw_image(rng, blob, stripe))
-        found = [name for name, there in (("blob", blob), ("stripe", stripe), ("rare", rare)) if there] or ["none"]
+        found = [name for name, there in (("blob", blob), ("stripe", stripe), ("rare", rare), ("rarer", rarer)) if there] or [
+            "none"
+        ]
         rows.append({"file": f"{index}.png", "person": f"person {index // 2}", "findings": "|".join(found)})
     with (folder / "metadata.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -96,7 +98,7 @@ def test_images_with_labels_and_a_run_that_cannot_be_done(tmp_path: Path) -> Non
     assert code == 0, output
     code, output = radscale(tmp_path, "run", "mine.yaml")
     assert code == 1, output
-    assert "pretraining/rare/n=6/replicate=0: objective unicl: none of label_tasks (rare) is positive" in output
+    assert "pretraining/rare/n=6/replicate=0: objective unicl: none of label_tasks (rare, rarer) is positive" in output
     out = tmp_path / "runs" / "mine"
     with (out / "analysis" / "results.csv").open() as file:
         scored = {(row["arm"], int(row["subset_size"])) for row in csv.DictReader(file)}

@@ -42,8 +42,8 @@ class Objective(Protocol):
     """One way to learn: its networks, its loss, and what happens after a step.
 
     Two more methods are used where an objective has them: `alarms(measurements) -> list[str]` ("kind: what is wrong; what to
-    try", from the floats of a logged step), and `evaluate(step) -> dict[str, float]`, asked before the first and after every
-    step: measurements that need more than a batch, most often none.
+    try", from the floats of a logged step or of an evaluation: any may be missing), and `evaluate(step) -> dict[str, float]`,
+    asked before the first and after every step: measurements that need more than a batch, most often none.
     """
 
     def trained_modules(self) -> dict[str, nn.Module]:

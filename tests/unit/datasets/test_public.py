@@ -17,12 +17,12 @@ from dicom_makers import SECRET, make_dicom
 from radscale import cli
 from radscale.datasets import Dataset, IngestConfig, ingest, read_label_table, verify_dataset
 from radscale.datasets.deidentification import pseudonym
+from radscale.datasets.png import decode_png
 from radscale.datasets.public import LAYOUTS, PublicFolder, PublicOptions, detect_layout
 from radscale.datasets.public.openi import _tasks as openi_tasks
 from radscale.datasets.public.padchest import _tasks as padchest_tasks
 from radscale.datasets.public.siim import decode_runs
 from radscale.datasets.public.vindr import decide
-from radscale.datasets.shards import decode_png
 from radscale.errors import InputError
 
 REAL_TABLES = Path(os.environ.get("RADSCALE_PUBLIC_TABLES", "none"))

@@ -115,6 +115,8 @@ class Watched(Toy):
     """An objective that can be evaluated and that has something to complain about."""
 
     def alarms(self, measurements: dict[str, float]) -> list[str]:
+        if "distance" not in measurements:  # of an evaluation
+            return []
         far = f"distance is {measurements['distance']:.3f}, which is far; raise learning_rate"
         return [far, "late: it is late; wait"] if measurements["loss"] < 0.3 else [far]
 
@@ -156,6 +158,8 @@ def test_an_evaluation_is_made_before_during_and_after_and_its_time_is_not_train
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_a_run_with_its_state_saved(number: signal.Signals, tmp_path: Path) -> None:
     before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        pytest.skip("the tests were started with this signal ignored, as in the background of a shell")
     with pytest.raises(RunStopped) as stopped:
         train(Toy(), loop(6), work=tmp_path, identity={}, observer=stop_at(3, number))
     assert (stopped.value.reason, stopped.value.step, stopped.value.total_steps) == (number.name, 3, 6)
