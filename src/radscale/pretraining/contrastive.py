@@ -22,7 +22,7 @@ from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.texts import TrainingRows
 from radscale.pretraining.trivial_augment import apply_trivial_augment, plan_trivial_augment
-from radscale.training import Ranks, ShuffledEpochs
+from radscale.training import ONE_RANK, Ranks, ShuffledEpochs
 
 NORM_LAYERS = (nn.LayerNorm,)
 WITHOUT_DECAY = (".bias", ".dw.weight", "embedding", "token_embedding.weight", "logit_scale", ".gamma")
@@ -35,7 +35,6 @@ LARGEST_SCALE = 100.0
 LEAST_LEAD = 1.2
 """Times the accuracy of guessing."""
 
-ONE_RANK = Ranks()
 Encode = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
@@ -249,9 +248,6 @@ class ContrastiveObjective:
                 "belong to their images and differ (facts of the run), then try a higher learning_rate"
             )
         return found
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        return {}
 
     def state(self) -> dict[str, Any]:
         return {"encoder": self.encoder.state_dict(), "average": self.average}

@@ -25,9 +25,8 @@ from radscale.pretraining.augmentations import apply_crops, block_masks, plan_cr
 from radscale.pretraining.config import Dinov2Options, PretrainingConfig
 from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.knn import KnnMonitor
-from radscale.training import Ranks, ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
+from radscale.training import ONE_RANK, Ranks, ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
 
-ONE_RANK = Ranks()
 IMAGE_STREAM, DEPTH_STREAM = 0, 1
 MEASURED_PATCHES = 256
 """Patches whose teacher entropy is measured: the first masked ones of a step."""
@@ -207,7 +206,7 @@ class Dinov2Objective:
 
     def images_of_step(self, step: int) -> np.ndarray:
         """(b,) positions of this rank's images in the subset."""
-        return np.asarray(self.ranks.share(self.sampler.batch(step).tolist()))
+        return self.ranks.share(self.sampler.batch(step))
 
     def _generator(self, *stream: int) -> torch.Generator:
         """Randomness of a step comes from seed and step (and rank) only, so that a resumed run draws the same."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from radscale.models.attention_pooling import AttentionPooling
 from radscale.models.feature_pyramid import FeaturePyramid, normalise_to_grid
 from radscale.training.features import FeatureSource, channel_statistics, in_chunks
+from radscale.training.samplers import EqualBatches
 from radscale.training.schedules import cosine_schedule
 
 INITIAL_STD = 0.02
@@ -208,22 +209,20 @@ def train_probe(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": [probe.bias], "weight_decay": 0.0}]
     )
-    batches_per_epoch = min(num_images, max(-(-num_images // batch_size), -(-min_steps // epochs)))
-    num_steps = epochs * batches_per_epoch
-    rates = cosine_schedule(learning_rate, 0.0, num_steps, warmup_steps=int(warmup_fraction * num_steps))
-    for step in range(num_steps):
-        epoch, number = divmod(step, batches_per_epoch)
-        if number == 0:
-            batches = np.array_split(np.random.default_rng(epoch).permutation(num_images), batches_per_epoch)
+    batches = EqualBatches(num_images, batch_size=batch_size, num_epochs=epochs, min_steps=min_steps)
+    rates = cosine_schedule(learning_rate, 0.0, len(batches), warmup_steps=int(warmup_fraction * len(batches)))
+    seen = 0
+    for rate, batch in zip(rates, batches, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = float(rates[step])
+            group["lr"] = float(rate)
         optimizer.zero_grad()
-        num_known = (~labels[batches[number]].isnan()).sum().clamp(min=1)
-        for chunk in in_chunks(batches[number], shape.elements_per_image):
+        num_known = (~labels[batch].isnan()).sum().clamp(min=1)
+        for chunk in in_chunks(batch, shape.elements_per_image):
             (masked_bce(probe(features.read(chunk)), labels[chunk]) / num_known).backward()
         optimizer.step()
+        seen += len(batch)
         if progress:
-            progress(epoch * num_images + sum(map(len, batches[: number + 1])))
+            progress(seen)
     return probe
 
 

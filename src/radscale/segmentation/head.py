@@ -20,6 +20,7 @@ from radscale.losses import dice_loss
 from radscale.segmentation.config import SegmentationConfig
 from radscale.segmentation.frames import interpolation_matrix, upsample
 from radscale.training.features import FeatureSource, channel_statistics
+from radscale.training.samplers import EqualBatches
 from radscale.training.schedules import cosine_schedule
 
 INITIAL_STD = 0.1
@@ -121,25 +122,22 @@ def train_head(
     optimizer = torch.optim.AdamW(
         [{"params": [head.weight], "weight_decay": config.weight_decay}, {"params": [head.bias], "weight_decay": 0.0}]
     )
-    batches_per_epoch = min(num_images, max(-(-num_images // config.batch_size), -(-config.min_steps // config.epochs)))
-    num_steps = config.epochs * batches_per_epoch
-    rates = cosine_schedule(config.learning_rate, 0.0, num_steps, warmup_steps=int(config.warmup_fraction * num_steps))
-    known_masks = torch.from_numpy(known)
-    for step in range(num_steps):
-        epoch, number = divmod(step, batches_per_epoch)
-        if number == 0:
-            batches = np.array_split(np.random.default_rng(epoch).permutation(num_images), batches_per_epoch)
+    batches = EqualBatches(num_images, batch_size=config.batch_size, num_epochs=config.epochs, min_steps=config.min_steps)
+    warmup_steps = int(config.warmup_fraction * len(batches))
+    rates = cosine_schedule(config.learning_rate, 0.0, len(batches), warmup_steps=warmup_steps)
+    known_masks, seen = torch.from_numpy(known), 0
+    for rate, positions in zip(rates, batches, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = float(rates[step])
-        positions = batches[number]
+            group["lr"] = float(rate)
         masks = read_masks(positions).to(device)
         matrix = interpolation_matrix(masks.shape[-1], shape.grid * shape.upsampling).to(device)
         logits = upsample(head(features.read(positions)), matrix, matrix)
         optimizer.zero_grad()
         segmentation_loss(logits, masks, known_masks[positions].to(device), config).backward()
         optimizer.step()
+        seen += len(positions)
         if progress:
-            progress(epoch * num_images + sum(map(len, batches[: number + 1])))
+            progress(seen)
     return head
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
@@ -19,6 +20,7 @@ from radscale.errors import InputError
 Precision = Literal["fp32", "bf16"]
 BUCKET_BYTES = 100_000_000
 T = TypeVar("T")
+Rows = TypeVar("Rows", range, list[Any], np.ndarray)
 
 
 def start_fabric(*, precision: Precision = "fp32", devices: int | None = None, num_nodes: int | None = None) -> Fabric:
@@ -87,7 +89,7 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def share(self, rows: Sequence[Any]) -> Sequence[Any]:
+    def share(self, rows: Rows) -> Rows:
         """This rank's part of a batch, whose length is a multiple of the number of ranks: consecutive rows."""
         size = len(rows) // self.world_size
         return rows[self.rank * size : (self.rank + 1) * size]
@@ -131,6 +133,9 @@ class Ranks:
         """For all ranks."""
         if self.world_size > 1:
             dist.barrier()
+
+
+ONE_RANK = Ranks()
 
 
 class _Gather(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """Which rows a training step sees: a pure function of seed and step, so a resumed run needs nothing but its step."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -33,3 +34,19 @@ class ShuffledEpochs:
             position += len(part)
             missing -= len(part)
         return np.concatenate(rows).astype(np.int64)
+
+
+class EqualBatches:
+    """Some epochs over all rows, for heads on frozen features: batches of equal size up to one row, at most `batch_size`, and
+    small enough for `min_steps` steps in all (if there are rows enough). The order depends on the epoch alone."""
+
+    def __init__(self, num_rows: int, *, batch_size: int, num_epochs: int, min_steps: int) -> None:
+        self.num_rows, self.num_epochs = num_rows, num_epochs
+        self.batches_per_epoch = min(num_rows, max(-(-num_rows // batch_size), -(-min_steps // num_epochs)))
+
+    def __len__(self) -> int:
+        return self.num_epochs * self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for epoch in range(self.num_epochs):
+            yield from np.array_split(np.random.default_rng(epoch).permutation(self.num_rows), self.batches_per_epoch)
