@@ -335,8 +335,13 @@ def _labels_of(dataset: Path, labels: Path | None) -> Path:
 def pretrain(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     objective: Annotated[str, typer.Option(help="clip, unicl or dinov2.")],
-    init: Annotated[Path, typer.Option(help="Weights to continue: checkpoint or open weights.")],
     out: NewOut,
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to continue: checkpoint or open weights.", show_default=False)
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Instead: random weights of `architecture` in --config.")
+    ] = False,
     model: ModelOption = None,
     size: Annotated[int | None, typer.Option(help="Images of the nested subset.  \\[default: all]", show_default=False)] = None,
     replicate: Annotated[int, typer.Option(min=0, help="Which random subset.")] = 0,
@@ -358,7 +363,7 @@ def pretrain(
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the state of an earlier session.")] = False,
 ) -> None:
-    """Continue an encoder on a nested subset. Killed and run again, it goes on where it was.
+    """Continue an encoder on a nested subset, or train one from scratch. Killed and run again, it goes on where it was.
 
     Exit codes: 0 done; 75 ended early by SIGTERM, SIGUSR1 or --max-seconds: run it again; 130 Ctrl-C; 2 one line says why.
     """
@@ -368,6 +373,8 @@ def pretrain(
 
     if (epochs is None) == (gpu_seconds is None):
         raise InputError("give the budget: either --epochs or --gpu-seconds")
+    if (init is None) == (not from_scratch):
+        raise InputError("give the start: either --init WEIGHTS to continue, or --from-scratch for random weights")
     num_images = size or Dataset(dataset).num_train
     budget = ComputeBudget.samples_seen(epochs * num_images) if epochs else ComputeBudget.gpu_seconds(gpu_seconds or 0.0)
     given = {"objective": objective, "budget": budget, "subset_size": size, "replicate": replicate}

@@ -39,7 +39,7 @@ def cases(options: Options) -> list[Case]:
         temporary = tempfile.TemporaryDirectory(prefix="radscale-loader-")
         atexit.register(temporary.cleanup)
         folder, whose = Path(temporary.name), "made"
-        _write_dataset(folder, *((128, 64) if options.quick else (640, 518)), options.seed)
+        write_made_dataset(folder, *((128, 64) if options.quick else (640, 518)), options.seed)
     dataset = Dataset(folder)
     rows = np.arange(len(dataset))
     num_steps = min(2 if options.quick else 10, len(rows) // BATCH_SIZE)
@@ -63,7 +63,7 @@ def cases(options: Options) -> list[Case]:
     ]
 
 
-def _write_dataset(folder: Path, num_images: int, size_px: int, seed: int) -> None:
+def write_made_dataset(folder: Path, num_images: int, size_px: int, seed: int) -> None:
     """Smooth shapes under grain, a quarter higher than wide."""
     rows = []
     with ShardWriter(folder / "shards") as shards:

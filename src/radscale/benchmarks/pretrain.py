@@ -1,4 +1,4 @@
-"""A training step of CLIP, the peer with networks of the same sizes and the same texts."""
+"""Training steps of CLIP and DINOv2, the peers with networks of the same sizes, and the same texts or crops."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from radscale.benchmarks.measure import Case, Contestant, Options
 from radscale.benchmarks.peers import repair_torchvision
+from radscale.benchmarks.pretrain_dinov2 import dinov2_case
 from radscale.models import ClipTokenizer, Preprocessing, ViTConfig, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig
 from radscale.pretraining.config import ContrastiveOptions, TextTower
@@ -59,7 +60,8 @@ def cases(options: Options) -> list[Case]:
             note="Forward, loss, backward, AdamW. Ours crops and changes the images' brightness in the step, averages the "
             "weights and measures accuracies; the peer gets ready pixels. Ours pads texts to the longest of the batch, keeps "
             "only the tokens that occur, and updates with the fused AdamW",
-        )
+        ),
+        dinov2_case(options),
     ]
 
 

@@ -12,7 +12,7 @@ PARTS = {
     "fit": "one automatic scaling-law fit, against scipy and lmfit",
     "hausdorff": "Hausdorff distance of 518 x 518 masks, against scipy, OpenCV, SimpleITK, scikit-image and MONAI",
     "loader": "images from shards to tensors, against the decoding floor, torch's DataLoader with PIL and webdataset",
-    "pretrain": "a training step of CLIP, against open_clip",
+    "pretrain": "training steps of CLIP and DINOv2, against open_clip and lightly-train",
     "resize": "a 2500 x 3000 image to 518 px, against SimpleITK",
 }
 
