@@ -9,7 +9,7 @@ from torch import Tensor
 
 from radscale.benchmarks.measure import Case, Contestant, Options
 from radscale.benchmarks.peers import repair_torchvision
-from radscale.benchmarks.pretrain_dinov2 import dinov2_case
+from radscale.benchmarks.pretrain_dinov2 import dinov2_cases
 from radscale.models import ClipTokenizer, Preprocessing, ViTConfig, build_encoder
 from radscale.pretraining import ComputeBudget, PretrainingConfig
 from radscale.pretraining.config import ContrastiveOptions, TextTower
@@ -61,7 +61,7 @@ def cases(options: Options) -> list[Case]:
             "weights and measures accuracies; the peer gets ready pixels. Ours pads texts to the longest of the batch, keeps "
             "only the tokens that occur, and updates with the fused AdamW",
         ),
-        dinov2_case(options),
+        *dinov2_cases(options),
     ]
 
 

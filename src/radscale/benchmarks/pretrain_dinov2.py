@@ -1,7 +1,7 @@
 """A step of DINOv2 from files to updated weights, the peer with the same network, head, crops and batch.
 
-Both run as programs, on the same images, and are timed by their own logs: the peer's licence (AGPL) and its dependencies keep it
-out of this process.
+Both run as programs, on the same images, and are timed by their own logs: the peer's licence (AGPL) and its dependencies
+keep it out of this process.
 """
 
 import atexit
@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
@@ -32,20 +31,24 @@ WARM_UP_STEPS = 2
 Run = Callable[[int], float]
 
 
-def dinov2_case(options: Options) -> Case:
-    """ViT-S/14 with a new head on a processor, ViT-B/14 on a GPU; random weights."""
-    on_gpu = torch.cuda.is_available()
-    sizes: dict[str, Any] = (
-        {"name": "vitb14", "width": 768, "num_heads": 12, "batch": 32, "global_px": 224, "local_px": 98, "steps": 20}
-        if on_gpu
-        else {"name": "vits14", "width": 384, "num_heads": 6, "batch": 4, "global_px": 224, "local_px": 98, "steps": 5}
-    )
-    if options.quick:
-        sizes |= {"batch": 2, "global_px": 56, "local_px": 28, "steps": 2}
+def dinov2_cases(options: Options) -> list[Case]:
+    """ViT-B/14 on a GPU; on a processor ViT-S/14, in bfloat16 too where it multiplies that. New heads, random weights."""
+    if torch.cuda.is_available():
+        sizes: dict[str, Any] = {"name": "vitb14", "width": 768, "num_heads": 12, "batch": 32, "steps": 20}
+        precisions = ["bf16"]
+    else:
+        sizes = {"name": "vits14", "width": 384, "num_heads": 6, "batch": 4, "steps": 5}
+        precisions = ["fp32", "bf16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["fp32"]
+    sizes |= {"batch": 2, "global_px": 56, "local_px": 28, "steps": 2} if options.quick else {"global_px": 224, "local_px": 98}
+    return [_case({**sizes, "precision": precision}, options) for precision in precisions]
+
+
+def _case(sizes: dict[str, Any], options: Options) -> Case:
     units = sizes["batch"] * sizes["steps"]
+    crops = f"2 x {sizes['global_px']} and 8 x {sizes['local_px']} px"
     return Case(
-        title=f"DINOv2 step, {sizes['name']}, {sizes['batch']} images of 2 x {sizes['global_px']} and 8 x {sizes['local_px']} px, "
-        f"{'cuda, bfloat16' if on_gpu else 'cpu, float32'}",
+        title=f"DINOv2 step, {sizes['name']}, {sizes['batch']} images of {crops}, "
+        f"{'cuda' if torch.cuda.is_available() else 'cpu'}, {sizes['precision']}",
         unit="image",
         workload=lambda number: number,
         contestants=[
@@ -75,13 +78,22 @@ def _ours(sizes: dict[str, Any], options: Options) -> Run:
     settings = {
         "architecture": {"family": "vit", "architecture": vit, "preprocessing": {"image_size_px": sizes["global_px"]}},
         "batch_size": sizes["batch"],
-        "precision": "bf16" if torch.cuda.is_available() else "fp32",
+        "precision": sizes["precision"],
         "dinov2": {"global_size_px": sizes["global_px"], "local_size_px": sizes["local_px"]},
         "loop": {"log_every": 1, "compile": torch.cuda.is_available()},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     size = num_steps * sizes["batch"]
-    command = [sys.executable, "-m", "radscale.cli", "pretrain", str(folder / "dataset"), "--objective", "dinov2", "--from-scratch"]
+    command = [
+        sys.executable,
+        "-m",
+        "radscale.cli",
+        "pretrain",
+        str(folder / "dataset"),
+        "--objective",
+        "dinov2",
+        "--from-scratch",
+    ]
     command += ["--size", str(size), "--epochs", "1", "--config", str(folder / "config.yaml")]
 
     def run(number: int) -> float:
@@ -106,14 +118,14 @@ def _lightly_train(sizes: dict[str, Any], options: Options) -> Run:
     dataset = Dataset(folder / "dataset")
     (folder / "images").mkdir()
     for row in range(len(dataset)):
-        (folder / "images" / f"{row}.png").write_bytes(dataset.read_bytes(np.int64(row)))
+        (folder / "images" / f"{row}.png").write_bytes(dataset.read_bytes(row))
     num_steps = sizes["steps"] + WARM_UP_STEPS
     command = [program, "pretrain", f"data={folder / 'images'}", f"model=dinov2/{sizes['name']}-noreg-notpretrained"]
     command += ["method=dinov2", f"batch_size={sizes['batch']}", "epochs=1", f"trainer_args.max_steps={num_steps}"]
     command += [f"transform_args.image_size=[{sizes['global_px']},{sizes['global_px']}]", "model_args.drop_path_rate=0.0"]
     command += [f"transform_args.local_view.view_size=[{sizes['local_px']},{sizes['local_px']}]", "model_args.img_size=518"]
     command += ["method_args.student_freeze_last_layer_steps=0", "loggers.jsonl={}", "trainer_args.log_every_n_steps=1"]
-    command += [f"precision={'bf16-mixed' if torch.cuda.is_available() else '32-true'}"]
+    command += [f"precision={'bf16-mixed' if sizes['precision'] == 'bf16' else '32-true'}"]
 
     def run(number: int) -> float:
         out = folder / f"run{number}"
@@ -128,4 +140,6 @@ def _lightly_train(sizes: dict[str, Any], options: Options) -> Run:
 def _call(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{Path(command[0]).name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
+        raise RuntimeError(
+            f"{Path(command[0]).name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}"
+        )

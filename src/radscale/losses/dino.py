@@ -31,10 +31,14 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, student_tem
 
 
 def row_cross_entropy(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
-    """(N,) cross-entropies, as logsumexp minus the expected logit: no (N, K) log-probabilities are kept."""
-    scaled = student_logits.float() / temperature
-    targets = teacher_probabilities.float()
-    return scaled.logsumexp(dim=-1) * targets.sum(dim=-1) - (targets * scaled).sum(dim=-1)
+    """(N,) cross-entropies in float32. With many prototypes this is bound by memory: as few passes over (N, K) as can be."""
+    log_probabilities = over_temperature(student_logits, temperature).log_softmax(dim=-1, dtype=torch.float32)
+    return -torch.linalg.vecdot(teacher_probabilities.float(), log_probabilities)
+
+
+def over_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (N, K) as they are if the temperature is 1: whoever has divided the features saves a pass over the logits."""
+    return logits if temperature == 1 else logits.float() / temperature
 
 
 @torch.no_grad()
@@ -77,7 +81,7 @@ def sinkhorn_offsets(
     for _ in range(num_iterations):
         totals = []
         for logits in logit_chunks():
-            scaled = logits.float() / temperature
+            scaled = over_temperature(logits, temperature).float()
             if offsets is not None:
                 scaled = scaled - (scaled + offsets).logsumexp(dim=1, keepdim=True)
             totals.append(scaled.logsumexp(dim=0, keepdim=True))
@@ -89,7 +93,7 @@ def sinkhorn_offsets(
 @torch.no_grad()
 def teacher_targets(teacher_logits: Tensor, offsets: Tensor, temperature: float) -> Tensor:
     """Targets (N, K) of one of the two centerings: `sinkhorn_offsets`, or minus the centre divided by the temperature."""
-    return (teacher_logits.float() / temperature + offsets).softmax(dim=-1)
+    return (over_temperature(teacher_logits, temperature) + offsets).softmax(dim=-1)
 
 
 @torch.no_grad()

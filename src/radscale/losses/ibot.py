@@ -41,8 +41,9 @@ class Projection:
         """Parts of at most `size` rows; one without rows if there are none."""
         return [Projection(part, self.prototypes) for part in self.features.split(size)]
 
-    def logits(self) -> Tensor:
-        return F.linear(self.features, self.prototypes.to(self.features.dtype))
+    def logits(self, temperature: float = 1.0) -> Tensor:
+        """(M, K), divided by a temperature, which costs less in the features."""
+        return F.linear(self.features / temperature, self.prototypes.to(self.features.dtype))
 
 
 def chunked_ibot_loss(
@@ -74,8 +75,9 @@ def chunked_ibot_loss(
     """
 
     def part(features: Tensor, prototypes: Tensor, target: Projection, weights: Tensor) -> Tensor:
-        targets = teacher_targets(target.logits(), teacher_offsets, teacher_temperature)
-        return ibot_loss(Projection(features, prototypes).logits(), targets, weights, num_crops, student_temperature)
+        targets = teacher_targets(target.logits(teacher_temperature), teacher_offsets, temperature=1.0)
+        logits = Projection(features, prototypes).logits(student_temperature)
+        return ibot_loss(logits, targets, weights, num_crops, student_temperature=1.0)
 
     parts = list(zip(student.chunks(chunk_tokens), teacher.chunks(chunk_tokens), mask_weights.split(chunk_tokens), strict=True))
     if len(parts) == 1:

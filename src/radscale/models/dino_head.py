@@ -16,7 +16,13 @@ class WeightNormLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(out_features, in_features)."""
-        return self.weight_g * self.weight_v / self.weight_v.norm(dim=1, keepdim=True)
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)  # what torch's own parametrisation calls: one pass
+
+    def prototypes(self) -> Tensor:
+        """The weight in the type that autocast computes in: cast once for all uses of a step."""
+        device = self.weight_v.device.type
+        autocast = torch.is_autocast_enabled(device)
+        return self.weight.to(torch.get_autocast_dtype(device)) if autocast else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))

@@ -97,7 +97,8 @@ def plan_crops(
 
 
 def apply_crops(images: Tensor, plan: CropPlan, size_px: int) -> Tensor:
-    """Crop, resize (bicubic, antialiased, as PIL), flip, blur and change brightness.
+    """Crop, resize (bicubic, antialiased, as PIL), flip, blur and change brightness; in float32 also under autocast, whose
+    bfloat16 has too few digits for places of pixels and for 256 levels of grey.
 
     Args:
         images: (B, H, W) in [0, 1]; smaller images stand at the top left of the canvas.
@@ -108,15 +109,16 @@ def apply_crops(images: Tensor, plan: CropPlan, size_px: int) -> Tensor:
         (B, 1, S, S) in [0, 1].
     """
     device = images.device
-    rows = resize_matrix(plan.top.to(device), plan.height.to(device), images.shape[-2], size_px)
-    columns = resize_matrix(plan.left.to(device), plan.width.to(device), images.shape[-1], size_px)
-    columns = torch.where(plan.flip.to(device)[:, None, None], columns.flip(1), columns)
-    blurred = (plan.blur_sigma > 0).nonzero().squeeze(1)
-    if len(blurred):
-        blur = blur_matrix(plan.blur_sigma[blurred].to(device), size_px)
-        chosen = blurred.to(device)
-        rows[chosen], columns[chosen] = blur @ rows[chosen], blur @ columns[chosen]
-    crops = (rows @ images @ columns.transpose(1, 2)).clamp(0, 1)
+    with torch.autocast(device.type, enabled=False):
+        rows = resize_matrix(plan.top.to(device), plan.height.to(device), images.shape[-2], size_px)
+        columns = resize_matrix(plan.left.to(device), plan.width.to(device), images.shape[-1], size_px)
+        columns = torch.where(plan.flip.to(device)[:, None, None], columns.flip(1), columns)
+        blurred = (plan.blur_sigma > 0).nonzero().squeeze(1)
+        if len(blurred):
+            blur = blur_matrix(plan.blur_sigma[blurred].to(device), size_px)
+            chosen = blurred.to(device)
+            rows[chosen], columns[chosen] = blur @ rows[chosen], blur @ columns[chosen]
+        crops = (rows @ images @ columns.transpose(1, 2)).clamp(0, 1)
     return jitter(crops, plan)[:, None]
 
 

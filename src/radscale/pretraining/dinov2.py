@@ -28,7 +28,7 @@ from radscale.pretraining.knn import KnnMonitor
 from radscale.training import ONE_RANK, Ranks, ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
 
 IMAGE_STREAM, DEPTH_STREAM = 0, 1
-MEASURED_PATCHES = 256
+MEASURED_PATCHES = 64
 """Patches whose teacher entropy is measured: the first masked ones of a step."""
 
 
@@ -148,8 +148,10 @@ class Dinov2Objective:
         small = self.encoder.backbone.forward_tokens(local, None, depth)["cls"] if len(local) else student["cls"][:0]
         hidden_patches = student["patches"].flatten(0, 1)[hidden]
         rows = self.head.bottleneck(torch.cat([student["cls"], small, hidden_patches]))
-        prototypes = self.head.last_layer.weight
-        large_rows, small_rows, patch_rows = rows.split([len(views), len(small), len(hidden)])
+        prototypes = self.head.last_layer.prototypes()
+        cls_rows, patch_rows = rows.split([len(views) + len(small), len(hidden)])
+        cls_logits = Projection(cls_rows, prototypes).logits(self.options.student_temperature)
+        large_logits, small_logits = cls_logits.split([len(views), len(small)])
 
         ibot = chunked_ibot_loss(
             Projection(patch_rows, prototypes),
@@ -161,20 +163,13 @@ class Dinov2Objective:
             self.options.student_temperature,
             chunk_tokens=self.options.prototype_chunk_tokens,
         )
-        total, parts = distillation_loss(
-            student["cls"],
-            Projection(large_rows, prototypes).logits(),
-            Projection(small_rows, prototypes).logits(),
-            lesson.cls_targets,
-            ibot,
-            self.options,
-        )
+        total, parts = distillation_loss(student["cls"], large_logits, small_logits, lesson.cls_targets, ibot, self.options)
         return total, {**parts, **self._measure(student["cls"].detach(), lesson, step)}
 
     def _measure(self, student_cls: Tensor, lesson: Lesson, step: int) -> dict[str, Tensor]:
         """Signs of health, of this rank's rows except for the use of prototypes; see `dinov2_health`."""
         first = lesson.patches.chunks(MEASURED_PATCHES)[0]
-        patch_targets = teacher_targets(first.logits(), lesson.patch_offsets, lesson.temperature)
+        patch_targets = teacher_targets(first.logits(lesson.temperature), lesson.patch_offsets, temperature=1.0)
         choices = self.ranks.gather(lesson.cls_targets.argmax(dim=-1))
         return {
             "teacher_entropy": health.entropy(lesson.cls_targets),
@@ -257,7 +252,7 @@ class Dinov2Objective:
         """What the teacher says of the views and their M hidden patches; moves the centres."""
         temperature = float(self.temperature[step])
         tokens = self.teacher.forward_tokens(views)
-        prototypes = self.teacher_head.last_layer.weight
+        prototypes = self.teacher_head.last_layer.prototypes()
         cls = Projection(self.teacher_head.bottleneck(tokens["cls"]), prototypes)
         patches = Projection(self.teacher_head.bottleneck(tokens["patches"].flatten(0, 1)[hidden]), prototypes)
         if self.options.centering == "sinkhorn":
@@ -266,12 +261,13 @@ class Dinov2Objective:
             cls_offsets, patch_offsets = -self.center / temperature, -self.patch_center / temperature
             self.center = update_center(self.center, mean_logits(cls), gather=self.ranks.gather)
             self.patch_center = update_center(self.patch_center, mean_logits(patches), gather=self.ranks.gather)
-        return Lesson(teacher_targets(cls.logits(), cls_offsets, temperature), patches, patch_offsets, temperature)
+        cls_targets = teacher_targets(cls.logits(temperature), cls_offsets, temperature=1.0)
+        return Lesson(cls_targets, patches, patch_offsets, temperature)
 
     def _sinkhorn(self, rows: Projection, temperature: float) -> Tensor:
         chunks = rows.chunks(self.options.prototype_chunk_tokens)
-        kept = [chunks[0].logits()] if len(chunks) == 1 else None  # logits of a single chunk are not computed twice
-        return sinkhorn_offsets(lambda: kept or (part.logits() for part in chunks), temperature, gather=self.ranks.gather)
+        kept = [chunks[0].logits(temperature)] if len(chunks) == 1 else None  # logits of a single chunk are not computed twice
+        return sinkhorn_offsets(lambda: kept or (part.logits(temperature) for part in chunks), 1.0, gather=self.ranks.gather)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -318,23 +314,23 @@ def distillation_loss(
 
     Args:
         student_cls: (2b, D), of the global views, before the head.
-        global_logits: (2b, K), the student's.
-        local_logits: (L * b, K), the student's.
+        global_logits: (2b, K), the student's, over its temperature.
+        local_logits: (L * b, K), likewise.
         cls_targets: (2b, K), the teacher's probabilities of the global views.
         ibot: loss of the masked patches, not yet weighted.
-        options: number of local crops, weights and temperature.
+        options: number of local crops and weights.
     """
-    temperature, num_local = options.student_temperature, options.num_local_crops
+    num_local = options.num_local_crops
     # Pairs of different views only: a global view against the other one, each local view against both.
     num_pairs = 2 + 2 * num_local
     first_targets, second_targets = cls_targets.chunk(2)
     swapped = torch.cat([second_targets, first_targets])
-    dino_global = 2 * dino_loss(global_logits, swapped, temperature) / num_pairs
+    dino_global = 2 * dino_loss(global_logits, swapped, student_temperature=1.0) / num_pairs
     dino_local = torch.zeros_like(dino_global)
     if num_local:
         # The cross-entropy is linear in the targets: both views of an image at once.
         by_crop = local_logits.unflatten(0, (num_local, -1))
-        dino_local = num_local * dino_loss(by_crop, first_targets + second_targets, temperature) / num_pairs
+        dino_local = num_local * dino_loss(by_crop, first_targets + second_targets, student_temperature=1.0) / num_pairs
     patches = options.ibot_weight * ibot
     first, second = student_cls.chunk(2)  # never across views: the two views of an image should be alike
     koleo = options.koleo_weight * (koleo_loss(first) + koleo_loss(second))

@@ -99,7 +99,7 @@ def plan_trivial_augment(
 
 
 def apply_trivial_augment(images: Tensor, plan: TrivialPlan) -> Tensor:
-    """Do to each image what its plan says; rounds to 8 bit.
+    """Do to each image what its plan says; rounds to 8 bit. In float32 also under autocast.
 
     Args:
         images: (B, 1, S, S) in [0, 1].
@@ -116,7 +116,8 @@ def apply_trivial_augment(images: Tensor, plan: TrivialPlan) -> Tensor:
             share = plan.strength[chosen] / (NUM_STRENGTHS - 1)
             magnitude = (share * LARGEST.get(name, 0.99) * (1.0 if name == "solarize" else plan.sign[chosen])).to(grey.device)
             chosen = chosen.to(grey.device)
-            result[chosen] = _apply(name, grey[chosen], magnitude[:, None, None], share.to(grey.device)[:, None, None])
+            with torch.autocast(grey.device.type, enabled=False):
+                result[chosen] = _apply(name, grey[chosen], magnitude[:, None, None], share.to(grey.device)[:, None, None])
     return torch.where(_erased(plan, images.shape[-1], images.device), ERASED_GREY, result / 255)[:, None]
 
 

@@ -52,6 +52,15 @@ def test_padding_of_smaller_images_never_enters_a_crop() -> None:
     torch.testing.assert_close(apply_crops(canvas, plan, 16), torch.full((20, 1, 16, 16), 0.5))
 
 
+def test_autocast_changes_no_bit_of_a_crop() -> None:
+    images = torch.rand(16, 100, 80, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    plan = plan_crops(*sizes(16), generator, scale=(0.2, 1.0), flip_probability=0.5, blur_probability=0.5, contrast=0.4)
+    plain = apply_crops(images, plan, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(apply_crops(images, plan, 32), plain)
+
+
 def test_the_same_generator_gives_the_same_crops() -> None:
     first, second = (
         plan_crops(*sizes(8), torch.Generator().manual_seed(3), scale=(0.2, 1.0), blur_probability=0.5) for _ in range(2)

@@ -315,6 +315,27 @@ def test_seeds_and_replicates_matter_and_nothing_else_does(data: Path, tmp_path:
     assert len(set(found.values())) == 3
 
 
+@pytest.mark.parametrize("centering", ["centering", "sinkhorn"])
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_half_precision_learns_nearly_the_same(objective: str, centering: str, data: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"augmentation": Augmentation(recipe="medimageinsight")}
+    if objective == "dinov2":
+        changes = {"dinov2": dataclasses.replace(OPTIONS, centering=centering)}
+    # KoLeo aside: at random weights all images look alike, and it is the logarithm of distances that are mere rounding.
+    compared = ("dino_global", "dino_local", "ibot") if objective == "dinov2" else ("loss",)
+    first = {}
+    for precision in ("fp32", "bf16"):
+        facts = pretrain(settings(objective, precision=precision, **changes), data, tmp_path / precision)
+        assert np.isfinite(facts["final"]["loss"])
+        lines = (tmp_path / precision / "out" / "metrics.jsonl").read_text().splitlines()
+        line = next(line for line in map(json.loads, lines) if "loss" in line)
+        first[precision] = [line[name] for name in compared]
+    assert first["bf16"] == pytest.approx(first["fp32"], rel=0.01)
+    assert first["bf16"] != first["fp32"]
+    for weights in (load_encoder(str(tmp_path / "bf16" / "out")).state_dict()).values():
+        assert weights.dtype == torch.float32
+
+
 @pytest.mark.parametrize("objective", ["clip", "unicl"])
 def test_contrastive_training_learns_which_text_belongs_to_an_image(objective: str, data: Path, tmp_path: Path) -> None:
     text, crops = TextOptions(identical_texts_are_positives=True), Augmentation(crop_scale=(0.95, 1.0))

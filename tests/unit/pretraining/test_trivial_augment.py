@@ -35,6 +35,14 @@ def test_operations_and_strengths_are_drawn_evenly_and_rectangles_as_often_as_as
     assert plan_trivial_augment(20_000, 100, seeded(), erasing_probability=0.0).erased_height.max() == 0
 
 
+def test_autocast_changes_no_bit() -> None:
+    images = torch.rand(200, 1, 40, 40, generator=seeded(1))
+    plan = plan_trivial_augment(200, 40, seeded(2), erasing_probability=0.25)
+    plain = apply_trivial_augment(images, plan)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(apply_trivial_augment(images, plan), plain)
+
+
 def test_an_image_gets_its_own_operation_and_only_its_rectangle_is_erased() -> None:
     images = torch.rand(8, 1, 40, 40, generator=seeded(1))
     plan = plan_trivial_augment(8, 40, seeded(2), erasing_probability=1.0)
