@@ -150,7 +150,7 @@ def test_chunks_of_masked_patches_change_nothing(centering: str) -> None:
         loss.backward()
         results.append([loss.detach()] + [p.grad for m in objective.trained_modules().values() for p in m.parameters()])
     for chunked, whole in zip(*results, strict=True):  # what is left of a sum that cancels is rounding of its terms
-        torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6 + 2e-6 * float(whole.abs().max()))
+        torch.testing.assert_close(chunked, whole, rtol=0, atol=1e-6 + 1e-5 * float(whole.abs().max()))
 
 
 def test_the_teacher_is_never_the_student() -> None:
