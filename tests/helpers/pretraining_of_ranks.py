@@ -10,7 +10,7 @@ from radscale.pretraining.config import Dinov2Options
 from radscale.training import start_fabric
 
 STEPS, BATCH = 4, 16
-# Without KoLeo and stochastic depth, which are taken on each device.
+# Without KoLeo, whose neighbours are those on a device.
 DINOV2 = {
     "global_size_px": 32,
     "local_size_px": 16,
@@ -19,6 +19,7 @@ DINOV2 = {
     "head_hidden": 32,
     "head_bottleneck": 16,
     "koleo_weight": 0.0,
+    "drop_path": 0.3,
     "momentum": (0.5, 0.5),
 }
 RUNS: dict[str, dict[str, Any]] = {

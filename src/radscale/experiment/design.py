@@ -31,7 +31,7 @@ VERSIONS = {
     "agreement": 1,
     "open_weights": 3,
     "budget": 2,
-    "pretraining": 3,
+    "pretraining": 4,
     "probing": 2,
     "analysis": 3,
     "pictures": 1,

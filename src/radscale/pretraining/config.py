@@ -182,19 +182,27 @@ class LoopOptions:
     """`torch.compile` of the encoders' blocks: minutes at the start, faster steps on a GPU. Rarely pays on a CPU."""
     activation_checkpointing: bool = False
     """A third more compute for much less memory; the gradients are the same."""
+    num_workers: int | None = None
+    """Threads that read and decode images, for each device; None shares the cores of the machine among its devices. More than
+    that pay on a slow network disk."""
+    read_ahead_gb: float = 0.5
+    """Decoded images that may wait for their step, for each device."""
 
     def __post_init__(self) -> None:
         rules = {
             "log_every": (self.log_every >= 1, "at least 1"),
             "save_every_seconds": (self.save_every_seconds > 0, "above 0"),
             "keep_states": (self.keep_states >= 1, "at least 1"),
+            "num_workers": (self.num_workers is None or self.num_workers >= 1, "at least 1, or none"),
+            "read_ahead_gb": (self.read_ahead_gb >= 0, "0 or more"),
         }
         check_rules(self, rules, "loop.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnnOptions:
-    """Of the nearest-neighbour vote on held-out images while training runs (`radscale.pretraining.knn`)."""
+    """Of the nearest-neighbour vote on held-out images while training runs (`radscale.pretraining.knn`): of the teacher's CLS
+    tokens in DINOv2, of the averaged encoder's image embeddings in CLIP and UniCL, in both cases of what is exported."""
 
     every_steps: int = 0
     """0 never votes. The vote costs one forward pass of `num_images` images, and is not part of the budget."""
@@ -303,7 +311,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Continues RAD-DINO. Origins: [paper], [card] of the weights, [D2] DINOv2's short configuration, to which the card's sizes
     # point, [second] a public script that says it follows RAD-DINO's unpublished recipe, [own] our choice. Who has RAD-DINO's
-    # `vitb14_cxr.yaml` and `ssl_default_config.yaml` reads them with `settings_from_dinov2_yaml` instead.
+    # `vitb14_cxr.yaml` and `ssl_default_config.yaml` gives them to `radscale pretrain --recipe` instead.
     "rad-dino": {
         "batch_size": 1280,  # [paper] 32 x 40
         "learning_rate": 1.12e-3,  # [second] 1e-3 x sqrt(1280 / 1024)

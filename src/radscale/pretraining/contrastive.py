@@ -4,7 +4,9 @@ import copy
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from radscale.models.tokenizer import BEGIN_OF_TEXT, END_OF_TEXT, pad_tokens
 from radscale.pretraining.augmentations import apply_crops, plan_crops
 from radscale.pretraining.config import PretrainingConfig
 from radscale.pretraining.images import SubsetImages
+from radscale.pretraining.knn import KnnMonitor
 from radscale.pretraining.texts import TrainingRows
 from radscale.pretraining.trivial_augment import apply_trivial_augment, plan_trivial_augment
 from radscale.training import ONE_RANK, Ranks, ShuffledEpochs
@@ -77,7 +80,9 @@ class ContrastiveObjective:
         *,
         from_scratch: bool,
         ranks: Ranks = ONE_RANK,
+        knn: KnnMonitor | None = None,
     ) -> None:
+        self.knn = knn
         self.new_tower_multiplier = 1.0
         if isinstance(encoder, ViTEncoder):
             encoder = with_text_tower(encoder, config)
@@ -183,7 +188,8 @@ class ContrastiveObjective:
             return self.encoder.encode_image(self.encoder.preprocessing.normalise(grey), draws)
 
         def inputs(rows: slice) -> tuple[Encode, Tensor, torch.Generator]:
-            return encode, crops[rows], BatchPart.of(generator, self.own.start + rows.start, self.config.batch_size)
+            places = torch.arange(self.own.start + rows.start, self.own.start + rows.stop)
+            return encode, crops[rows], BatchPart.of(generator, places, self.config.batch_size)
 
         return self._in_micro_batches(len(crops), inputs)
 
@@ -215,17 +221,46 @@ class ContrastiveObjective:
         torch._foreach_lerp_(self.average, [p.detach() for p in self.encoder.parameters()], 1 - decay)
         self.steps_done = step + 1
 
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Each `knn.every_steps` steps the k-NN AUPRC of the averaged encoder's image embeddings.
+
+        Args:
+            step: number of steps done.
+        """
+        if self.knn is None or step % self.config.knn.every_steps:
+            return {}
+        preprocessing = replace(self.encoder.preprocessing, image_size_px=self.size_px)
+        with self._averaged():
+            return self.knn.evaluate(lambda images: self.encoder.encode_image(preprocessing(images, self.device)))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The encoder as it would be exported now: average and weights change places, and no bit of either."""
+        self._swap()
+        self.encoder.eval()
+        try:
+            yield
+        finally:
+            self._swap()
+            self.encoder.train()
+
+    def _swap(self) -> None:
+        for place, parameter in enumerate(self.encoder.parameters()):
+            parameter.data, self.average[place] = self.average[place], parameter.data
+
     def facts(self) -> dict[str, Any]:
         """Of texts and trained weights, for the record of the run."""
         trained = sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
         return {**self.rows.facts(self.config.batch_size), "trained_parameters": trained}
 
     def alarms(self, measurements: Mapping[str, float]) -> list[str]:
-        """What looks wrong in what was measured last, each with what to try.
+        """What looks wrong in what was measured last, each with what to try. Of an evaluation nothing is judged.
 
         Features of a fresh tower are alike at first, and one batch says little of accuracy: they count after some steps.
         """
-        found = []
+        found: list[str] = []
+        if "logit_scale" not in measurements:
+            return found
         if measurements["logit_scale"] > LARGEST_SCALE:
             found.append(
                 f"logit_scale is {measurements['logit_scale']:.0f}, above the {LARGEST_SCALE:.0f} at which CLIP stops it; "

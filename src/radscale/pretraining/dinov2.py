@@ -20,6 +20,7 @@ from radscale.losses import (
     update_center,
 )
 from radscale.models import DinoHead, Encoder, ViTConfig, ViTEncoder
+from radscale.models.stochastic_depth import BatchPart
 from radscale.pretraining import dinov2_health as health
 from radscale.pretraining.augmentations import apply_crops, block_masks, plan_crops
 from radscale.pretraining.config import Dinov2Options, PretrainingConfig
@@ -27,7 +28,7 @@ from radscale.pretraining.images import SubsetImages
 from radscale.pretraining.knn import KnnMonitor
 from radscale.training import ONE_RANK, Ranks, ShuffledEpochs, cosine_schedule, linear_warmup_then_constant
 
-IMAGE_STREAM, DEPTH_STREAM = 0, 1
+IMAGE_STREAM, GLOBAL_DEPTH_STREAM, LOCAL_DEPTH_STREAM = 0, 1, 2
 MEASURED_PATCHES = 64
 """Patches whose teacher entropy is measured: the first masked ones of a step."""
 
@@ -50,9 +51,9 @@ class Dinov2Objective:
 
     B = images of a step over all ranks, b = those of this rank, L = local crops, K = prototypes, M = the rank's masked patches.
 
-    Across ranks: crops and masks are drawn for all B images and cut to the rank's, centre and Sinkhorn see all ranks, and the
-    loss is the mean over the rank's own rows. As in DINOv2, KoLeo's neighbours are those on the rank, and the stochastic depth
-    is drawn by rank: these two differ from one rank with the whole batch.
+    Across ranks: crops, masks and stochastic depth are drawn for all B images and cut to the rank's, centre and Sinkhorn see
+    all ranks, and the loss is the mean over the rank's own rows. As in DINOv2, KoLeo's neighbours are those on the rank: this
+    alone differs from one rank with the whole batch.
     """
 
     def __init__(
@@ -143,9 +144,10 @@ class Dinov2Objective:
         hidden = masks.flatten().nonzero().squeeze(1).to(self.device)
         lesson = self._teach(views, hidden, step)
 
-        depth = self._generator(DEPTH_STREAM, step, self.ranks.rank)
-        student = self.encoder.backbone.forward_tokens(views, masks.to(self.device), depth)
-        small = self.encoder.backbone.forward_tokens(local, None, depth)["cls"] if len(local) else student["cls"][:0]
+        forward = self.encoder.backbone.forward_tokens
+        student = forward(views, masks.to(self.device), self._depth(GLOBAL_DEPTH_STREAM, step, 2))
+        depth = self._depth(LOCAL_DEPTH_STREAM, step, self.options.num_local_crops)
+        small = forward(local, None, depth)["cls"] if len(local) else student["cls"][:0]
         hidden_patches = student["patches"].flatten(0, 1)[hidden]
         rows = self.head.bottleneck(torch.cat([student["cls"], small, hidden_patches]))
         prototypes = self.head.last_layer.prototypes()
@@ -204,9 +206,17 @@ class Dinov2Objective:
         return self.ranks.share(self.sampler.batch(step))
 
     def _generator(self, *stream: int) -> torch.Generator:
-        """Randomness of a step comes from seed and step (and rank) only, so that a resumed run draws the same."""
+        """Randomness of a step comes from seed and step only, so that a resumed run draws the same."""
         seed = np.random.SeedSequence([self.config.seed, *stream]).generate_state(1)[0]
         return torch.Generator().manual_seed(int(seed))
+
+    def _own_places(self, num_views: int) -> Tensor:
+        """Places of this rank's images among those of so many views of all B images, view by view."""
+        mine = torch.tensor(self.ranks.share(range(self.config.batch_size)))
+        return (torch.arange(num_views)[:, None] * self.config.batch_size + mine).flatten()
+
+    def _depth(self, stream: int, step: int, num_views: int) -> BatchPart:
+        return BatchPart.of(self._generator(stream, step), self._own_places(num_views), num_views * self.config.batch_size)
 
     def _crops(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's global views (2b, 3, G, G), local ones (L * b, 3, l, l), and masks (2b, N) of the former, on the CPU.
@@ -216,13 +226,8 @@ class Dinov2Objective:
         options = self.options
         generator = self._generator(IMAGE_STREAM, step)
         rows = self.sampler.batch(step)
-        mine = torch.tensor(self.ranks.share(range(len(rows))))
         heights, widths = self.images.sizes(rows)
         canvas, _, _ = self.images.batch_of(step, self.device)
-
-        def of_views(num_views: int) -> Tensor:
-            """Places of this rank's images among those of so many views of all images, view by view."""
-            return (torch.arange(num_views)[:, None] * len(rows) + mine).flatten()
 
         def view(scale: tuple[float, float], size_px: int, blur: float, repeats: int = 1) -> Tensor:
             plan = plan_crops(
@@ -237,7 +242,7 @@ class Dinov2Objective:
                 brightness=options.brightness,
                 contrast=options.contrast,
             )
-            grey = apply_crops(canvas.repeat(repeats, 1, 1), plan.rows(of_views(repeats)), size_px)
+            grey = apply_crops(canvas.repeat(repeats, 1, 1), plan.rows(self._own_places(repeats)), size_px)
             return self.encoder.preprocessing.normalise(grey)
 
         blur = options.blur_probability
@@ -245,7 +250,7 @@ class Dinov2Objective:
         second = view(options.global_scale, options.global_size_px, blur[1])
         local = view(options.local_scale, options.local_size_px, blur[2], options.num_local_crops)
         masks = block_masks(2 * len(rows), self.side, generator, probability=options.mask_probability, ratio=options.mask_ratio)
-        return torch.cat([first, second]), local, masks[of_views(2)]
+        return torch.cat([first, second]), local, masks[self._own_places(2)]
 
     @torch.no_grad()
     def _teach(self, views: Tensor, hidden: Tensor, step: int) -> Lesson:

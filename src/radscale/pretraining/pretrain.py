@@ -101,7 +101,45 @@ def run_pretraining(
         raise InputError(f"batch_size {config.batch_size} does not divide among {ranks.world_size} devices; take a multiple")
     data = Dataset(dataset)
     rows = data.select(split="train") if config.subset_size is None else data.subset_rows(config.subset_size, config.replicate)
-    images = SubsetImages(data, rows, config.max_memory_gb)
+    loop = config.loop
+    with SubsetImages(
+        data, rows, config.max_memory_gb, read_ahead_gb=loop.read_ahead_gb, num_workers=loop.num_workers
+    ) as images:
+        return _train_on(
+            images,
+            config,
+            rows=rows,
+            labels=labels,
+            init=init,
+            init_name=init_name,
+            out=out,
+            work=work,
+            progress=progress,
+            say=say,
+            fabric=fabric,
+            earlier_state=earlier_state,
+            deadline=deadline,
+        )
+
+
+def _train_on(
+    images: SubsetImages,
+    config: PretrainingConfig,
+    *,
+    rows: np.ndarray,
+    labels: Path | None,
+    init: Path | None,
+    init_name: str | None,
+    out: Path,
+    work: Path,
+    progress: Callable[[int, int, str], None] | None,
+    say: Callable[[str], None],
+    fabric: Fabric,
+    earlier_state: EarlierState,
+    deadline: float | None,
+) -> dict[str, Any]:
+    """`run_pretraining` on images that are open."""
+    data, ranks = images.dataset, Ranks.of(fabric)
     encoder, head, from_scratch = _start(config, init, init_name)
     if config.loop.activation_checkpointing:
         encoder.set_activation_checkpointing(True)
@@ -126,7 +164,7 @@ def run_pretraining(
             made = Dinov2Objective(encoder, head, images, config, total_steps, from_scratch=from_scratch, ranks=ranks, knn=knn)
         else:
             assert texts is not None
-            made = ContrastiveObjective(encoder, images, texts, config, from_scratch=from_scratch, ranks=ranks)
+            made = ContrastiveObjective(encoder, images, texts, config, from_scratch=from_scratch, ranks=ranks, knn=knn)
         images.follow(made.images_of_step, 0, total_steps)
         if config.loop.compile:
             _compile_blocks(made)
@@ -169,7 +207,7 @@ def run_pretraining(
     try:
         result = train(
             objective,
-            replace(_loop_settings(config, steps, new_head=head is None), same_ranks_because=_rank_dependence(config, encoder)),
+            replace(_loop_settings(config, steps, new_head=head is None), same_ranks_because=_rank_dependence(config)),
             work=work,
             identity=_identity(config, data, rows, steps, weights, objective),
             fabric=fabric,
@@ -265,20 +303,10 @@ def _compile_blocks(objective: Objective) -> None:
                 module.compile()
 
 
-def _rank_dependence(config: PretrainingConfig, encoder: Encoder) -> str:
-    """What another number of devices would draw or average otherwise; "" where only the rounding of sums differs."""
-    reasons = []
-    if config.objective == "dinov2" and config.dinov2.koleo_weight > 0:
-        reasons.append("KoLeo is taken among the images of one device")
-    rate = config.dinov2.drop_path if config.objective == "dinov2" else _largest_drop_path(encoder.config_dict())
-    if rate > 0:
-        reasons.append("stochastic depth is drawn on each device")
-    return " and ".join(reasons)
-
-
-def _largest_drop_path(values: Mapping[str, Any]) -> float:
-    inner = [_largest_drop_path(value) for value in values.values() if isinstance(value, Mapping)]
-    return max([float(values.get("drop_path", 0.0)), *inner])
+def _rank_dependence(config: PretrainingConfig) -> str:
+    """What another number of devices would average otherwise; "" where only the rounding of sums differs."""
+    koleo = config.objective == "dinov2" and config.dinov2.koleo_weight > 0
+    return "KoLeo is taken among the images of one device" if koleo else ""
 
 
 def _calibrate(

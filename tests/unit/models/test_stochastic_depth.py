@@ -31,12 +31,14 @@ def vit() -> tuple[nn.Module, Features]:
 
 def test_draws_of_parts_are_those_of_the_batch() -> None:
     whole, expected = seeded(), [draw_uniform(7, source) for source in [seeded()] * 3]
-    parts = [BatchPart.of(whole, start, 7) for start in (0, 3, 5)]
+    parts = [BatchPart.of(whole, torch.arange(start, start + n), 7) for start, n in ((0, 3), (3, 2), (5, 2))]
     for values in expected:
         assert torch.equal(torch.cat([draw_uniform(n, part) for n, part in zip((3, 2, 2), parts, strict=True)]), values)
     chosen, weight = draw_subset(7, 0.5, seeded())
     assert (len(chosen), weight) == (3, 7 / 3)
-    found = [draw_subset(n, 0.5, BatchPart.of(seeded(), start, 7)) for start, n in ((0, 3), (3, 2), (5, 2))]
+    found = [
+        draw_subset(n, 0.5, BatchPart.of(seeded(), torch.arange(start, start + n), 7)) for start, n in ((0, 3), (3, 2), (5, 2))
+    ]
     assert sorted(torch.cat([found[0][0], found[1][0] + 3, found[2][0] + 5]).tolist()) == sorted(chosen.tolist())
     assert {part[1] for part in found} == {weight}
     assert torch.equal(whole.get_state(), seeded().get_state())  # taking parts draws nothing
@@ -51,5 +53,6 @@ def test_images_keep_the_branches_that_they_would_keep_in_the_whole_batch(
     pixels = torch.randn(6, 3, 32, 32, generator=seeded(2)).double()
     whole = features(pixels, seeded())
     assert not torch.allclose(whole, features(pixels, seeded(5)))
-    parts = [features(pixels[rows], BatchPart.of(seeded(), rows.start, 6)) for rows in (slice(0, 1), slice(1, 5), slice(5, 6))]
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-10, atol=1e-12)
+    split = [torch.tensor([4]), torch.tensor([0, 3, 1, 2]), torch.tensor([5])]
+    parts = torch.cat([features(pixels[rows], BatchPart.of(seeded(), rows, 6)) for rows in split])
+    torch.testing.assert_close(parts, whole[torch.cat(split)], rtol=1e-10, atol=1e-12)

@@ -22,7 +22,9 @@ from radscale.pretraining.dinov2 import Dinov2Objective, mask_weights
 from radscale.training.distributed import Ranks
 
 BATCH, PROTOTYPES, STEPS = 8, 24, 3
-OPTIONS = Dinov2Options(global_size_px=32, local_size_px=16, num_local_crops=3, koleo_weight=0.0, momentum=(0.9, 1.0))
+OPTIONS = Dinov2Options(
+    global_size_px=32, local_size_px=16, num_local_crops=3, koleo_weight=0.0, momentum=(0.9, 1.0), drop_path=0.4
+)
 
 
 class Images:
