@@ -74,7 +74,10 @@ def test_padding_is_marked(tmp_path: Path, picture: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason", "detail"),
     [
-        ({"PhotometricInterpretation": "RGB"}, "unsupported", "Photometric Interpretation is RGB"),
+        ({"PhotometricInterpretation": "YBR_FULL"}, "unsupported", "Photometric Interpretation is YBR_FULL"),
+        ({"PhotometricInterpretation": "RGB"}, "unsupported", "Samples per Pixel is 1, which does not fit RGB"),
+        ({"Rows": 65535, "Columns": 65535}, "too_large", "65535 x 65535 px are more than"),
+        ({"BitsStored": 40}, "unreadable", "Bits Stored 40"),
         ({"NumberOfFrames": "3"}, "unsupported", "Number of Frames is 3"),
         ({"Rows": 900}, "unreadable", "pixel data end"),
     ],
