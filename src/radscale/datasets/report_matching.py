@@ -174,18 +174,17 @@ def match_reports(
 
 def unmatched_table(database: duckdb.DuckDBPyConnection) -> pa.Table:
     """Which reports are nobody's, and why; names nobody."""
-    found = database.execute("SELECT source, reason FROM unmatched ORDER BY number").to_arrow_table()
-    return pa.table(found).cast(UNMATCHED_SCHEMA)
+    return pa.table(database.sql("SELECT source, reason FROM unmatched ORDER BY number")).cast(UNMATCHED_SCHEMA)
 
 
 def care_settings(database: duckdb.DuckDBPyConnection) -> pa.ChunkedArray:
     """Of each image, in the order of the ingest: what the last of its study's reports says. `images` has part and place."""
-    found = database.execute(
+    found = database.sql(
         """
         WITH settings AS (SELECT study_id, arg_max(care_setting, number) AS setting FROM matches GROUP BY study_id)
         SELECT setting FROM images LEFT JOIN settings USING (study_id) ORDER BY part, place
         """
-    ).to_arrow_table()
+    )
     return pa.table(found)["setting"].cast(pa.string())
 
 
@@ -205,7 +204,7 @@ def joined_reports(database: duckdb.DuckDBPyConnection, staged: Path, num_worker
             LEFT JOIN names n ON n.patient_id = m.patient_id
         ORDER BY firsts.first, m.study_id, m.number
     """
-    reader: Any = database.execute(query, [str(staged / "*.parquet")]).to_arrow_reader(BATCH)
+    reader = pa.RecordBatchReader.from_stream(database.sql(query, params=[str(staged / "*.parquet")]))
     scrubbed = ordered_map(_scrub, (batch.to_pylist() for batch in reader), num_workers=num_workers, on_failure=_not_scrubbed)
     rows = (row for batch in scrubbed for row in batch)
     out: list[dict[str, Any]] = []

@@ -35,6 +35,8 @@ class _Worker:
     since: float
     """When it began what it does now."""
     ready: bool = False
+    closed: bool = False
+    """Its end of the pipe is gone."""
     numbers: deque[int] = field(default_factory=deque)
     """Of the inputs that it has, in its order."""
 
@@ -143,6 +145,7 @@ class _Pool:
             try:
                 data = worker.pipe.recv_bytes()
             except (EOFError, OSError):
+                worker.closed = True
                 worker.process.join(1.0)
                 continue
             worker.since = time.monotonic()
@@ -157,9 +160,9 @@ class _Pool:
             results[number] = value
 
     def _failure(self, worker: _Worker, seconds_per_input: float) -> Failure | None:
-        if worker.pipe.poll(0):
-            return None  # it has answered while its parent was busy
-        if not worker.process.is_alive():
+        if not worker.closed and worker.pipe.poll(0):
+            return None  # it has answered while its parent was busy, or its end is found next time
+        if worker.closed or not worker.process.is_alive():
             if not worker.ready:
                 raise RuntimeError(f"a worker process cannot start (exit code {worker.process.exitcode})")
             return "died"
