@@ -27,7 +27,7 @@ def write_archive(folder: Path, num_files: int, *, first: int = 0, side_px: int 
             ViewPosition="PA",
         )
         (folder / f"{number:06d}.dcm").write_bytes(data)
-    known = sorted(int(path.stem) for path in folder.glob("*.dcm"))
+    known = sorted(int(path.stem) for path in folder.glob("[0-9]*.dcm"))
     lines += [f"ACC{number:06d},Report {number} of NAME{number // 2}. Clear lungs.,outpatient" for number in known]
     (folder / "reports.csv").write_text("\n".join(lines) + "\n")
 

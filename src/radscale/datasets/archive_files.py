@@ -91,8 +91,10 @@ class ArchiveListing:
 
     def _members(self, name: str, path: Path) -> Iterator[ArchiveFile]:
         reader = self._zip_members if path.suffix.lower() == ".zip" else self._tar_members
+        empty = True
         try:
             for member in reader(name, path):
+                empty = False
                 if not self._is_other(member.member):
                     yield member
         except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -100,6 +102,9 @@ class ArchiveListing:
             yield ArchiveFile(name, excluded=f"the tar or zip file is damaged ({type(error).__name__})")
         except Exception as error:  # zlib and lzma have errors of their own
             yield ArchiveFile(name, excluded=f"the tar or zip file cannot be unpacked ({type(error).__name__})")
+        else:
+            if empty:
+                yield ArchiveFile(name, excluded="the tar or zip file holds no files")
 
     def _zip_members(self, name: str, path: Path) -> Iterator[ArchiveFile]:
         with zipfile.ZipFile(path) as archive:

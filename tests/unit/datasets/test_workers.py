@@ -15,8 +15,8 @@ def test_results_come_in_order_and_a_dead_or_hanging_worker_costs_only_its_own_i
     tasks: list[object] = [*range(20), "die", "fault", *range(20, 40), "hang", 40, "allocate", 41]
     results = list(ordered_map(do, tasks, num_workers=2, on_failure=failed, seconds_per_input=3, memory_bytes=1 << 30))
     expected: list[object] = [
-        *(n * n for n in range(20)), ("die", "died"), ("fault", "died"), *(n * n for n in range(20, 40)), ("hang", "hung"), 1600,
-        "no memory", 1681,
+        *(n * n for n in range(20)), ("die", "died"), ("fault", "died"), *(n * n for n in range(20, 40)), ("hang", "hung"),
+        1600, "no memory", 1681,
     ]  # fmt: skip
     assert results == expected
 
