@@ -69,10 +69,12 @@ def hostile_sizes() -> list[bytes]:
     jpeg = bytearray(imagecodecs.jpeg8_encode((pixels >> 4).astype(np.uint8)))
     frame = jpeg.index(b"\xff\xc0") + 5
     jpeg[frame : frame + 4] = b"\xff\xff\xff\xff"
-    meta = make_dicom(pixels, DEFLATED)
-    start = meta.index(b"\x08\x00\x16\x00")
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = meta[:start] + packer.compress(meta[start:]) + packer.compress(bytes(512 << 20)) + packer.flush()
+    deflated = make_dicom(pixels, DEFLATED)
+    start = 144 + int.from_bytes(deflated[140:144], "little")  # after the file meta information
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    data = zlib.decompress(deflated[start:], -15)
+    bomb = deflated[:start] + packer.compress(data)
+    bomb += b"".join(packer.compress(bytes(100 << 20)) for _ in range(13)) + packer.flush()
     return [
         make_dicom(pixels, Rows=65535, Columns=65535),
         make_dicom(pixels, Rows=65535, Columns=65535, NumberOfFrames="2147483647"),

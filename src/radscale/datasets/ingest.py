@@ -358,12 +358,7 @@ def _write_dicom_reports(
     resume_state.clear(staged)
     unknown = report_matching.stage_reports(reader.reports.read() if reader.reports else (), pseudonyms, staged)
     with report_matching.connect(work) as database:
-        files = [str(path) for path in journal.files]
-        columns = "accession_id, study_id, patient_id, shifted_day, study_second, names"
-        database.execute(
-            f"CREATE VIEW images AS SELECT {columns}, file_row_number AS place, filename AS part FROM "
-            f"read_parquet({files!r}, file_row_number = true, filename = true) WHERE reason IS NULL"
-        )
+        report_matching.view_images(database, journal)
         old_reports = old.table("reports.parquet")
         report_matching.match_reports(database, staged, config.report_window_hours, old_reports, old.table("manifest.parquet"))
         new = report_matching.joined_reports(database, staged, num_workers)

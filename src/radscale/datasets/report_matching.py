@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from radscale.datasets.decoded import CARE_SETTINGS, SECTIONS
 from radscale.datasets.deidentification import Pseudonyms, parse_moment, scrub_text
-from radscale.datasets.journal import write_durably
+from radscale.datasets.journal import Journal, write_durably
 from radscale.datasets.manifest import REPORTS_SCHEMA, UNMATCHED_SCHEMA
 from radscale.datasets.report_files import Report
 from radscale.datasets.workers import ordered_map
@@ -54,6 +54,15 @@ def connect(work: Path) -> duckdb.DuckDBPyConnection:
     database = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(work / "duckdb")})
     database.execute("SET enable_progress_bar = false")
     return database
+
+
+def view_images(database: duckdb.DuckDBPyConnection, journal: Journal) -> None:
+    """Make the view `images` of a journal's rows that are images; `part` and `place` are their order."""
+    files = [str(path) for path in journal.files]
+    relation = database.read_parquet(files, file_row_number=True, filename=True)
+    relation.filter("reason IS NULL").project(
+        "accession_id, study_id, patient_id, shifted_day, study_second, names, file_row_number AS place, filename AS part"
+    ).create_view("images")
 
 
 def stage_reports(reports: Iterable[Report], pseudonyms: Pseudonyms, work: Path) -> int:

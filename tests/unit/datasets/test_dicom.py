@@ -233,8 +233,7 @@ def test_too_few_bits_stored_are_made_up_for_and_declared_overlays_are_not(tmp_p
     assert np.array_equal(read_dicom(tmp_path / "overlay.dcm").pixels, twelve_bits & 1023)
 
 
-@pytest.mark.parametrize("planar", [0, 1])
-@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize(("syntax", "planar"), [(ExplicitVRLittleEndian, 0), (ExplicitVRLittleEndian, 1), (RLELossless, 0)])
 def test_secondary_captures_in_colours_are_read_if_they_are_grey(
     tmp_path: Path, picture: np.ndarray, planar: int, syntax: str
 ) -> None:

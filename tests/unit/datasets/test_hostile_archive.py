@@ -1,4 +1,4 @@
-"""Whatever is in an archive, each file is an image or an exclusion with a reason; nothing crashes, hangs or fills the memory."""
+"""Whatever is in an archive, each file is an image or an exclusion; nothing crashes, hangs or fills the memory."""
 
 import resource
 from pathlib import Path
