@@ -1,7 +1,7 @@
 """Give each report its study: by accession number, or else by patient and time. In DuckDB: both sides have millions of rows.
 
 A report that several patients could claim is nobody's. Names in the queries: `images` are the rows of this ingest, `reports`
-the keys of the reports, `known_...` what earlier ingests brought.
+the keys of the reports, `known` what earlier ingests brought.
 """
 
 from collections import Counter
@@ -36,15 +36,6 @@ STAGED_SCHEMA = pa.schema(
         ("names", pa.list_(pa.string())),
         *((name, pa.string()) for name in TEXTS),
     ]
-)
-UNMATCHED_REASONS = (
-    "no_key",
-    "no_image",
-    "other_patient",
-    "several_patients",
-    "several_studies",
-    "earlier_ingest",
-    "no_text",
 )
 
 
@@ -104,23 +95,34 @@ def match_reports(
     known_reports: Path | None,
     known_images: Path | None,
 ) -> None:
-    """Make the table `matches` (number, study_id, patient_id, care_setting) and `unmatched` (number, source, reason).
+    """Make the tables `matches` (number, study_id, patient_id, care_setting) and `unmatched` (number, source, reason).
 
-    `images` must be there: accession_id, study_id, patient_id, shifted_day, study_second.
+    Reasons: no_key (neither an accession number nor patient and time), no_image, other_patient, several_patients,
+    several_studies (at one distance in time), earlier_ingest (of a study that came without a report in an earlier ingest), and
+    no_text. A study that has its report from an earlier ingest keeps it.
+
+    Args:
+        database: with the view `images`.
+        staged: folder of `stage_reports`.
+        window_hours: how far a report may be from its study in time.
+        known_reports: of the dataset that is added to, or None.
+        known_images: its manifest, or None.
     """
     columns = "number, source, accession_id, patient_id, day, second, care_setting, text = '' AND "
     columns += " AND ".join(f"{name} = ''" for name in SECTIONS) + " AS is_empty"
     database.execute(
         f"CREATE TABLE reports AS SELECT {columns} FROM read_parquet(?) ORDER BY number", [str(staged / "*.parquet")]
     )
-    for name, path, column in (
-        ("known_studies", known_reports, "study_id"),
-        ("known_accessions", known_images, "accession_id"),
-    ):
-        if path is None:
-            database.execute(f"CREATE TABLE {name} ({column} VARCHAR)")
-        else:
-            database.execute(f"CREATE TABLE {name} AS SELECT DISTINCT {column} FROM read_parquet(?)", [str(path)])
+    if known_images is None or known_reports is None:
+        database.execute("CREATE TABLE known (accession_id VARCHAR, study_id VARCHAR, has_report BOOLEAN)")
+    else:
+        database.execute(
+            """
+            CREATE TABLE known AS SELECT DISTINCT accession_id, study_id, study_id IN (SELECT study_id FROM read_parquet(?))
+                AS has_report FROM read_parquet(?)
+            """,
+            [str(known_reports), str(known_images)],
+        )
     database.execute(
         """
         CREATE TABLE studies AS
@@ -162,8 +164,8 @@ def match_reports(
             WHEN c.patients > 1 THEN 'several_patients'
             WHEN c.studies > 1 THEN 'several_studies'
             WHEN c.found > 0 THEN 'other_patient'
-            WHEN r.accession_id IN (SELECT accession_id FROM known_accessions WHERE accession_id IS NOT NULL)
-                THEN 'earlier_ingest'
+            WHEN r.accession_id IN (SELECT accession_id FROM known WHERE has_report) THEN 'in_already'
+            WHEN r.accession_id IN (SELECT accession_id FROM known) THEN 'earlier_ingest'
             WHEN r.accession_id IS NULL AND (r.day IS NULL OR r.patient_id IS NULL) THEN 'no_key'
             ELSE 'no_image' END AS reason
         FROM reports r LEFT JOIN claims c USING (number);
@@ -172,11 +174,10 @@ def match_reports(
         SELECT DISTINCT v.number, m.study_id, m.patient_id, v.care_setting FROM verdicts v JOIN (
             SELECT number, study_id, patient_id FROM by_accession WHERE agrees UNION ALL FROM by_time
         ) m USING (number)
-        WHERE v.reason IS NULL AND m.study_id NOT IN (SELECT study_id FROM known_studies);
+        WHERE v.reason IS NULL AND m.study_id NOT IN (SELECT study_id FROM known WHERE has_report);
 
         CREATE TABLE unmatched AS
-        SELECT number, source, coalesce(reason, 'earlier_ingest') AS reason FROM verdicts
-        WHERE number NOT IN (SELECT number FROM matches) ORDER BY number;
+        SELECT number, source, reason FROM verdicts WHERE reason IS NOT NULL AND reason <> 'in_already' ORDER BY number;
         """
     )
 
