@@ -15,7 +15,7 @@ from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import Journal, write_durably
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, MASK_SCHEMA, OFFICIAL_SPLITS_SCHEMA, manifest_schema, rank_column
 from radscale.datasets.splits import SPLITS, split_patients
-from radscale.datasets.subsets import subset_ranks
+from radscale.datasets.subsets import patient_codes, ranks_of_codes
 
 RETRIED = ("unreadable", "missing_file", "hung", "crashed")
 """Exclusions that a later ingest tries again: a file may have been still on its way, or a machine short of memory."""
@@ -70,9 +70,7 @@ def write_manifest(
         Counts: images, patients, studies.
     """
     columns = _all_columns(journal, old, batch)
-    patients = columns["patient_id"].dictionary_encode().unify_dictionaries().combine_chunks()
-    patients = patients.chunk(0) if isinstance(patients, pa.ChunkedArray) else patients
-    names, codes = patients.dictionary.to_pylist(), np.asarray(patients.indices)
+    names, codes = patient_codes(columns["patient_id"])
     days = columns["shifted_day"].to_numpy()  # float with NaN where any is missing
     first = np.full(len(names), np.inf)
     np.fmin.at(first, codes, days)
@@ -83,10 +81,9 @@ def write_manifest(
     by_patient = split_patients(names, parts, config.split_seed, *fractions)
     splits = np.array([SPLITS.index(by_patient[name]) for name in names], dtype=np.int8)[codes]
     batches = columns["batch"].to_numpy()
+    is_train = splits == SPLITS.index("train")
     ranks = {
-        rank_column(replicate): subset_ranks(
-            columns["patient_id"], splits == SPLITS.index("train"), config.split_seed, replicate, batches
-        ).astype(np.int32)
+        rank_column(replicate): ranks_of_codes(names, codes, is_train, config.split_seed, replicate, batches).astype(np.int32)
         for replicate in range(config.num_replicates)
     }
 

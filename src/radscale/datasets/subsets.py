@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from radscale.datasets.splits import keyed_fraction
+from radscale.datasets.splits import keyed_fractions
 
 
 def subset_ranks(
@@ -31,21 +30,37 @@ def subset_ranks(
     Returns:
         (n,) int64, 0 to the number of training images - 1; -1 elsewhere.
     """
-    column = (
-        pa.chunked_array([pa.array(patient_ids, pa.string())]) if not isinstance(patient_ids, pa.ChunkedArray) else patient_ids
-    )
-    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # of no or one chunk
-        encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    names, codes = encoded.dictionary, np.asarray(encoded.indices)
-    fractions = np.array([keyed_fraction("subset", seed, replicate, name.as_py()) for name in names])
-    by_name = np.empty(len(names), dtype=np.int64)
-    by_name[np.asarray(pc.sort_indices(names))] = np.arange(len(names))
+    return ranks_of_codes(*patient_codes(patient_ids), is_train, seed, replicate, batches)
+
+
+def patient_codes(patient_ids: Sequence[str] | pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """The patients, each once, and (n,) the number of each image's patient among them."""
+    column = patient_ids if isinstance(patient_ids, pa.ChunkedArray) else pa.chunked_array([patient_ids], pa.string())
+    whole = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.string())
+    encoded = whole.dictionary_encode()  # of one piece: uniting the dictionaries of many takes longer than all else here
+    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices)
+
+
+def ranks_of_codes(
+    names: list[str],
+    codes: np.ndarray,
+    is_train: Sequence[bool] | np.ndarray,
+    seed: int,
+    replicate: int,
+    batches: np.ndarray | None = None,
+) -> np.ndarray:
+    """`subset_ranks` of what `patient_codes` gives."""
+    fractions = np.array(keyed_fractions(names, "subset", seed, replicate))
+    order = np.argsort(fractions, kind="stable")
+    if len(names) > 1 and (np.diff(fractions[order]) == 0).any():  # one chance in ten thousand, for a million patients
+        order = np.array(sorted(range(len(names)), key=lambda number: (fractions[number], names[number])))
     place = np.empty(len(names), dtype=np.int64)
-    place[np.lexsort((by_name, fractions))] = np.arange(len(names))
+    place[order] = np.arange(len(names))
     rows = np.flatnonzero(np.asarray(is_train, dtype=bool))
-    batch = np.zeros(len(rows), dtype=np.int32) if batches is None else np.asarray(batches)[rows]
-    ordered = rows[np.lexsort((rows, place[codes[rows]], batch))]
+    key = place[codes[rows]]
+    if batches is not None:
+        key += np.asarray(batches)[rows].astype(np.int64) * len(names)
+    ordered = rows[np.argsort(key, kind="stable")]
     ranks = np.full(len(codes), -1, dtype=np.int64)
     ranks[ordered] = np.arange(len(ordered))
     return ranks

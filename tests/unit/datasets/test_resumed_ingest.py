@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,8 @@ from dicom_makers import SECRET, make_dicom
 from dirty_archive import digests, write_archive
 from radscale.datasets import Dataset, IngestConfig, ingest, verify_dataset
 from radscale.datasets.resume_state import exclusive
+from radscale.datasets.splits import keyed_fraction
+from radscale.datasets.subsets import subset_ranks
 from radscale.errors import InputError
 
 CONFIG = IngestConfig(kind="dicom", image_size_px=32, num_replicates=2, shard_max_bytes=40_000)
@@ -180,7 +183,6 @@ def _sample(rows: dict[str, dict[str, Any]], number: int) -> str:
 
 
 def np_picture() -> Any:
-    import numpy as np
 
     return np.random.default_rng(5).integers(0, 4000, (48, 48)).astype(np.uint16)
 
@@ -248,3 +250,16 @@ def test_the_journal_of_an_interrupted_ingest_is_its_owners(tmp_path: Path, monk
     ingest(CONFIG, tmp_path / "archive", tmp_path / "ds", secret=SECRET)
     assert not any("NAME0" in str(pq.read_table(path).to_pylist()) for path in (tmp_path / "ds").glob("*.parquet"))
     assert not work.exists()
+
+
+def test_ranks_are_those_of_a_plain_sort_batch_after_batch() -> None:
+    rng = random.Random(3)
+    patients = [f"{rng.randrange(40):020x}" for _ in range(300)]
+    train = [keyed_fraction("split", 0, patient) < 0.8 for patient in patients]
+    batches = np.array([0] * 180 + [1] * 120)
+    rows = [row for row in range(300) if train[row]]
+    rows.sort(key=lambda row: (batches[row], keyed_fraction("subset", 7, 2, patients[row]), patients[row], row))
+    ranks = subset_ranks(patients, train, 7, 2, batches)
+    assert ranks[rows].tolist() == list(range(len(rows)))
+    assert (ranks[[row for row in range(300) if not train[row]]] == -1).all()
+    assert subset_ranks([], [], 0, 0).tolist() == []
