@@ -259,7 +259,7 @@ def _decode_all(
             row = item.row()
             if item.excluded is None:
                 seen.update((item.sha256, item.fields["sample_id"]))
-                member = shards.add(f"{item.fields['sample_id']}.png", item.png)
+                member = shards.add(f"{item.fields['sample_id']}.png", item.png, item.sha256)
                 row |= {"shard": member.shard, "offset": member.offset}
             journal.add(row)
             if journal.is_due():

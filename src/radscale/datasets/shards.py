@@ -1,5 +1,6 @@
 """Tar shards that WebDataset readers stream, and that give random access through offsets in the manifest."""
 
+import hashlib
 import os
 import tarfile
 import threading
@@ -21,6 +22,7 @@ class Member:
     shard: str
     offset: int
     size_bytes: int
+    sha256: str
 
 
 class ShardWriter:
@@ -61,8 +63,8 @@ class ShardWriter:
     def _path(self) -> Path:
         return self.folder / f"{self.index:06d}.tar"
 
-    def add(self, name: str, data: bytes) -> Member:
-        """Append one file."""
+    def add(self, name: str, data: bytes, sha256: str | None = None) -> Member:
+        """Append one file; whoever has its hash already hands it over."""
         if self.file is None or self.end + len(data) + 2 * BLOCK > self.max_bytes:
             self._next_shard()
         assert self.file is not None
@@ -72,7 +74,7 @@ class ShardWriter:
         self.file.write(data + bytes(_padded(len(data)) - len(data)))
         offset = self.end + BLOCK
         self.end = offset + _padded(len(data))
-        return Member(f"{self.folder.name}/{self._path.name}", offset, len(data))
+        return Member(f"{self.folder.name}/{self._path.name}", offset, len(data), sha256 or hashlib.sha256(data).hexdigest())
 
     def sync(self) -> None:
         """Make what was added safe against a kill and a loss of power."""
