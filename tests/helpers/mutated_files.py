@@ -40,6 +40,8 @@ def mutated(files: list[bytes], rng: np.random.Generator) -> bytes:
     """One of the files with bytes changed in its header or pixels, cut, lengthened, doubled, or with a hostile length."""
     data = bytearray(files[rng.integers(len(files))])
     for _ in range(rng.integers(1, 4)):
+        if len(data) < 160:
+            break
         kind, place = rng.integers(7), int(rng.integers(132, len(data) - 8))
         if kind == 0:
             data[place] = rng.integers(256)

@@ -58,7 +58,7 @@ def cases(options: Options) -> list[Case]:
         contestants=[Contestant("radscale", "radscale", lambda: _make_tables)],
         rounds=1,
         warm_up=False,
-        note="peak memory is that of the process, with what made the rows",
+        note="no peer; peak memory is that of the process, with what made the rows",
     )
     single = [
         Case(

@@ -128,6 +128,8 @@ def _modality_values(header: DicomDataset, stored: np.ndarray) -> np.ndarray:
     slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
     if not (np.isfinite(slope) and np.isfinite(intercept) and slope):
         raise ValueError("rescale")
+    if (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float32)
     return (stored * slope + intercept).astype(np.float32)
 
 
@@ -191,10 +193,12 @@ def _stored_values(header: DicomDataset) -> np.ndarray:
         if (raw != raw[..., :1]).any():
             raise Excluded("unsupported", "a picture in colours; grey images are read")
         raw = raw[..., 0]
-    values = raw.astype(np.int32)
     signed = int(header.get("PixelRepresentation", 0)) == 1
     if not signed and high == stored - 1 and int(raw.max(initial=0)) >> stored and not _has_embedded_overlay(header):
-        stored = _used_bits(values, stored)
+        stored = _used_bits(raw, stored)
+    if not signed and high == stored - 1 and not int(raw.max(initial=0)) >> stored:
+        return raw.astype(raw.dtype.newbyteorder("="), copy=False)  # as nearly all are: nothing to cut off
+    values = raw.astype(np.int32)
     values = (values >> (high + 1 - int(header.get("BitsStored", allocated)))) & ((1 << stored) - 1)
     if signed:
         sign = 1 << (stored - 1)
