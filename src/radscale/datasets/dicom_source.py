@@ -1,5 +1,7 @@
 """An archive of DICOM files and its reports."""
 
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,8 @@ from radscale.datasets.tables import read_csv
 from radscale.errors import InputError
 
 LISTING = "inputs.jsonl"
+# What pydicom says of a damaged value shows the value, which may be a name; here too its warnings are not let through.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 class DicomSource:
@@ -122,7 +126,9 @@ def decode_dicom(folder: Path, unpacked: Path, config: IngestConfig, pseudonyms:
     item = Decoded(pseudonyms("source", entry.name))
     try:
         data = read_archive_file(folder, unpacked, entry, config.max_file_mb << 20)
-        image = read_dicom(data, voi=config.voi)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = read_dicom(data, voi=config.voi)
         if not image.patient_id:
             raise Excluded("no_patient", "no Patient ID (0010,0020): the image cannot be put into a split")
         pixels = prepare_pixels(

@@ -29,7 +29,8 @@ def check(archive: Path, out: Path, num_inputs: int, num_workers: int = 2) -> di
     excluded: dict[str, int] = counts["excluded"]
     assert counts["inputs"] == num_inputs == counts["images"] + len(exclusions)
     assert set(excluded) <= set(REASONS)
-    assert "hung" not in excluded
+    # A codec that loops or faults is what processes are for; it must stay rare, or decoding is at fault.
+    assert excluded.get("hung", 0) + excluded.get("crashed", 0) <= num_inputs // 100
     assert not [row for row in exclusions if "ROSSI" in row["detail"] or "MRN" in row["detail"] or "\n" in row["detail"]]
     assert peak_gb < WORKER_GB + OWN_GB
     assert verify_dataset(out) == []
