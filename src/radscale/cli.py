@@ -253,8 +253,13 @@ def phantom(
 
 @app.command()
 def ingest(
-    archive: Annotated[Path, typer.Argument(help="Folder of DICOM files with reports.csv, or of images with a table.")],
-    out: NewOut,
+    archive: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder, tar, zip or DICOMDIR of DICOM files with reports.csv, or a folder of images with a table."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="New folder; with --add the dataset.")],
     kind: Annotated[str | None, typer.Option(help="dicom or images.  \\[default: dicom]", show_default=False)] = None,
     layout: Annotated[
         str | None,
@@ -269,13 +274,26 @@ def ingest(
     labels: Annotated[
         list[str] | None, typer.Option(help="images: COLUMN=binary|categorical|multiple.", show_default=False)
     ] = None,
+    reports: Annotated[
+        str | None,
+        typer.Option(
+            help="dicom: reports below ARCHIVE: .csv, .parquet, .jsonl, or a folder of .txt and .hl7 files.  "
+            "\\[default: reports.csv]",
+            show_default=False,
+        ),
+    ] = None,
+    add: Annotated[bool, typer.Option("--add", help="Add the files that the dataset does not have yet.")] = False,
     secret: Annotated[
         Path | None, typer.Option(help="Key of the pseudonyms.  \\[default: OUT.secret]", show_default=False)
     ] = None,
     workers: WorkersOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Turn an archive into a de-identified dataset: manifest, shards, splits, nested subsets. Loses nothing silently."""
+    """Turn an archive into a de-identified dataset: manifest, shards, splits, nested subsets. Loses nothing silently.
+
+    Kill it at any moment and run it again: it goes on where it was. Every file that is not in the dataset is a row of
+    exclusions.parquet with its reason.
+    """
     from radscale.datasets import IngestConfig, load_or_create_secret
     from radscale.datasets import ingest as run_ingest
     from radscale.experiment.study import default_workers
@@ -287,13 +305,17 @@ def ingest(
         "image_size_px": size,
         "table": table,
         "labels": pairs or None,
+        "reports": reports,
     }
     settings = _settings(IngestConfig, given, config)
-    partial = _new_folder(out)
-    key = load_or_create_secret(secret or out.with_name(out.name + ".secret"))
+    key_file = secret or out.with_name(out.name + ".secret")
+    if add and not key_file.is_file():
+        raise InputError(f"{key_file}: no such key; give the one that {out} was made with as --secret")
+    key = load_or_create_secret(key_file)
     with _progress("ingest") as progress:
-        facts = run_ingest(settings, archive, partial, secret=key, num_workers=workers or default_workers(), progress=progress)
-    partial.rename(out)
+        facts = run_ingest(
+            settings, archive, out, secret=key, num_workers=workers or default_workers(), add=add, progress=progress
+        )
     _print_facts(facts)
 
 

@@ -44,6 +44,14 @@ def test_a_made_12_bit_image() -> None:
     check(np.clip(image - image.min(), 0, 4095).astype(np.uint16), 518)
 
 
+@pytest.mark.parametrize("shape", [(1955, 1841), (777, 1023), (519, 641), (1501, 523), (1999, 1201)])
+def test_odd_sizes(shape: tuple[int, int]) -> None:
+    """Primes, sides a pixel above the target, and shapes of real detectors."""
+    rng = np.random.default_rng(shape[0])
+    image = cv2.GaussianBlur(rng.random(shape), (0, 0), 7) * 40000 + rng.normal(0, 8, shape)
+    check(np.clip(image - image.min(), 0, 4095).astype(np.uint16), 518)
+
+
 @pytest.mark.shared_data
 def test_real_x_rays() -> None:
     files = sorted((DATA / "realcxr" / "images").glob("*.jpg"))[:3]

@@ -11,6 +11,7 @@ PARTS = {
     "encode": "forward passes of ViT-B/14 and DaViT at full size, against transformers and timm",
     "fit": "one automatic scaling-law fit, against scipy and lmfit",
     "hausdorff": "Hausdorff distance of 518 x 518 masks, against scipy, OpenCV, SimpleITK, scikit-image and MONAI",
+    "ingest": "DICOM files to PNG and the tables of 4 million images, against SimpleITK, the decoding floor and one process",
     "loader": "images from shards to tensors, against the decoding floor, torch's DataLoader with PIL and webdataset",
     "pretrain": "training steps of CLIP and DINOv2, against open_clip and lightly-train",
     "resize": "a 2500 x 3000 image to 518 px, against SimpleITK",

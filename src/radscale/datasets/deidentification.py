@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -51,6 +52,34 @@ def pseudonym(secret: bytes, kind: str, identifier: str) -> str:
     return hmac.new(secret, f"{kind}\0{identifier}".encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:PSEUDONYM_HEX]
 
 
+MIN_SHIFT_DAYS, MAX_SHIFT_DAYS = 366, 3652
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Pseudonyms of one key, and the days by which it moves each patient's dates."""
+
+    secret: bytes = field(repr=False)
+
+    def __call__(self, kind: str, identifier: str) -> str:
+        """As `pseudonym`."""
+        return pseudonym(self.secret, kind, identifier)
+
+    @property
+    def check(self) -> str:
+        """Tells two keys apart, and nothing about either."""
+        return self("check", "")
+
+    def shift_days(self, patient: str) -> int:
+        """Days that all dates of a patient are moved back: intervals survive, dates and their years do not (PS3.15, Annex E,
+        option 113107, Retain Longitudinal Temporal Information with Modified Dates)."""
+        return MIN_SHIFT_DAYS + int(self("shift", patient), 16) % (MAX_SHIFT_DAYS - MIN_SHIFT_DAYS + 1)
+
+    def shifted(self, patient: str, day: int | None) -> int | None:
+        """Day number of `date.toordinal`, moved."""
+        return None if day is None else day - self.shift_days(patient)
+
+
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})-(\d{1,2})|\.(\d{2})\.(\d{2})|(\d{2})(\d{2}))(?!\d)(?:[T ].*)?")
 
 
@@ -65,6 +94,25 @@ def parse_date(value: str) -> int | None:
         return date(year, month, day).toordinal() if year >= FIRST_YEAR else None
     except ValueError:
         return None
+
+
+def parse_second(value: str) -> int | None:
+    """Second of the day of HHMM, HHMMSS or HH:MM:SS (fractions and zones are cut); None for anything else."""
+    match = re.fullmatch(r"(\d{2}):?(\d{2})(?::?(\d{2}))?(?:[.+-].*)?", value.strip())
+    if match is None:
+        return None
+    hour, minute, second = (int(part or 0) for part in match.groups())
+    return hour * 3600 + minute * 60 + min(second, 59) if hour < 24 and minute < 60 and second <= 60 else None
+
+
+def parse_moment(value: str) -> tuple[int | None, int | None]:
+    """Day number and second of the day of a date with or without a time, such as 20200131143000 or 2020-01-31 14:30."""
+    text = value.strip()
+    match = re.fullmatch(r"(\d{8})(\d{4}.*)|(\S{8,10})[T ](.*)", text)
+    if match is None:
+        return parse_date(text), None
+    day, time = (part for part in match.groups() if part is not None)
+    return parse_date(day), parse_second(time)
 
 
 _MONTHS = (

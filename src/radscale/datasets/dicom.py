@@ -7,15 +7,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset as DicomDataset
 from pydicom.encaps import generate_frames
 from pydicom.multival import MultiValue
-from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
 from radscale.datasets.exclusions import Excluded
 
@@ -24,6 +25,10 @@ UNCOMPRESSED = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1
 RLE = "1.2.840.10008.1.2.5"
 MAX_PIXEL_ASPECT = 4.0
 MAX_AGE_YEARS = 120
+MAX_PIXELS = 150_000_000
+"""Ten times the largest detectors: a header that says more is damaged or hostile."""
+GREY_IN_COLOURS = ("RGB",)
+"""Secondary captures (PS3.3 A.8) store grey images so; read if their three samples are equal (C.7.6.3.1.2)."""
 
 
 def _decoders() -> dict[str, Callable[[bytes], np.ndarray]]:
@@ -71,39 +76,47 @@ class DicomImage:
     """Names and numbers of the patient, only to be scrubbed from the report."""
 
 
-def read_dicom(path: Path) -> DicomImage:
-    """Decode one file.
+def read_dicom(source: Path | bytes, *, voi: Literal["none", "window"] = "none") -> DicomImage:
+    """Decode one file, or the bytes of one.
 
     Values are those after the modality transformation. A window or VOI LUT (C.11.2) is a way to look at them, and is not
-    applied: ingest scales the whole range, as RAD-DINO's data were made.
+    applied unless `voi` says so: ingest scales the whole range, as RAD-DINO's data were made.
 
     Raises:
         Excluded: with a reason and one line without identifying values, if the file holds no usable grey image.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if isinstance(source, Path) and not source.is_file():  # a pipe would be waited for
             raise FileNotFoundError
-        header = pydicom.dcmread(path)
+        header = pydicom.dcmread(BytesIO(source) if isinstance(source, bytes) else source)
         if "PixelData" not in header:
             raise Excluded("no_pixels", "no Pixel Data (7FE0,0010)")
         _check_kind(header)
     except Excluded:
         raise
+    except MemoryError:  # a deflated file may hold anything
+        raise Excluded("too_large", "the header needs more memory than a worker may take") from None
     except Exception as error:  # elements are parsed on first use, and raise whatever their damage makes of them
         raise Excluded("unreadable", f"not a readable DICOM file ({type(error).__name__})") from None
     try:
         stored = _stored_values(header)
     except Excluded:
         raise
+    except MemoryError:
+        raise Excluded("too_large", "the pixels need more memory than a worker may take") from None
     except Exception as error:  # codecs raise errors of their own on damaged streams
         raise Excluded("unreadable", f"pixels cannot be decoded ({type(error).__name__})") from None
     try:
         valid = _padding_mask(header, stored)
         pixels = _modality_values(header, stored)
+        if voi == "window":
+            pixels = _windowed(header, pixels)
         # C.7.6.3.1.2: in MONOCHROME1 the lowest value is shown white.
         if header.PhotometricInterpretation == "MONOCHROME1":
             pixels = pixels.max() + pixels.min() - pixels
         return _with_fields(header, pixels, valid)
+    except MemoryError:
+        raise Excluded("too_large", "the pixels need more memory than a worker may take") from None
     except Exception as error:
         raise Excluded("unreadable", f"a header value is not of its type ({type(error).__name__})") from None
 
@@ -115,7 +128,18 @@ def _modality_values(header: DicomDataset, stored: np.ndarray) -> np.ndarray:
     slope, intercept = _number(header, "RescaleSlope", 1.0), _number(header, "RescaleIntercept", 0.0)
     if not (np.isfinite(slope) and np.isfinite(intercept) and slope):
         raise ValueError("rescale")
+    if (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float32)
     return (stored * slope + intercept).astype(np.float32)
+
+
+def _windowed(header: DicomDataset, values: np.ndarray) -> np.ndarray:
+    """(H, W) float32 after the VOI LUT, or without one the first window (PS3.3 C.11.2; LINEAR, LINEAR_EXACT and SIGMOID)."""
+    if header.get("VOILUTSequence"):
+        return np.asarray(apply_voi(np.rint(values).astype(np.int32), header), dtype=np.float32)
+    if header.get("WindowCenter") is None or header.get("WindowWidth") is None:
+        return values
+    return np.asarray(apply_windowing(values, header), dtype=np.float32)
 
 
 def _pixel_aspect(header: DicomDataset) -> float:
@@ -131,14 +155,18 @@ def _pixel_aspect(header: DicomDataset) -> float:
 
 
 def _check_kind(header: DicomDataset) -> None:
+    rows, columns = int(header.Rows), int(header.Columns)
+    if rows * columns > MAX_PIXELS:
+        raise Excluded("too_large", f"{columns} x {rows} px are more than {MAX_PIXELS:,}")
     photometric = str(header.get("PhotometricInterpretation", ""))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if photometric not in ("MONOCHROME1", "MONOCHROME2", *GREY_IN_COLOURS):
         raise Excluded("unsupported", f"(0028,0004) Photometric Interpretation is {_shown(photometric)}; grey images are read")
     frames = int(header.get("NumberOfFrames", 1) or 1)
     if frames != 1:
         raise Excluded("unsupported", f"(0028,0008) Number of Frames is {frames}; single images are read")
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise Excluded("unsupported", "(0028,0002) Samples per Pixel is not 1; grey images are read")
+    samples = int(header.get("SamplesPerPixel", 1))
+    if samples != (3 if photometric in GREY_IN_COLOURS else 1):
+        raise Excluded("unsupported", f"(0028,0002) Samples per Pixel is {samples}, which does not fit {photometric}")
 
 
 def _shown(value: str) -> str:
@@ -154,47 +182,89 @@ def _stored_values(header: DicomDataset) -> np.ndarray:
     syntax = str(header.file_meta.TransferSyntaxUID)
     if allocated not in (8, 16):
         raise Excluded("unsupported", f"(0028,0100) Bits Allocated is {allocated}; 8 and 16 are read")
+    if not 1 <= stored <= allocated or not stored - 1 <= high < allocated:
+        raise Excluded("unreadable", f"Bits Stored {stored} and High Bit {high} do not fit Bits Allocated {allocated}")
+    samples = int(header.get("SamplesPerPixel", 1))
     raw = _decode(header, syntax, rows, columns, allocated)
-    if raw.shape != (rows, columns):
-        raise Excluded("unreadable", f"decoded to {raw.shape}, header says {rows} x {columns}")
+    shape = (rows, columns) if samples == 1 else (rows, columns, samples)
+    if raw.shape != shape:
+        raise Excluded("unreadable", f"decoded to {raw.shape}, header says {shape}")
+    if samples > 1:
+        if (raw != raw[..., :1]).any():
+            raise Excluded("unsupported", "a picture in colours; grey images are read")
+        raw = raw[..., 0]
+    signed = int(header.get("PixelRepresentation", 0)) == 1
+    if not signed and high == stored - 1 and int(raw.max(initial=0)) >> stored and not _has_embedded_overlay(header):
+        stored = _used_bits(raw, stored)
+    if not signed and high == stored - 1 and not int(raw.max(initial=0)) >> stored:
+        return raw.astype(raw.dtype.newbyteorder("="), copy=False)  # as nearly all are: nothing to cut off
     values = raw.astype(np.int32)
-    shift = high + 1 - stored
-    values = (values >> shift) & ((1 << stored) - 1)  # overlays may hide in the other bits
-    if int(header.get("PixelRepresentation", 0)) == 1:
+    values = (values >> (high + 1 - int(header.get("BitsStored", allocated)))) & ((1 << stored) - 1)
+    if signed:
         sign = 1 << (stored - 1)
         values = (values ^ sign) - sign
     return values
 
 
+def _has_embedded_overlay(header: DicomDataset) -> bool:
+    """Whether an overlay lies in bits of the pixels that are not stored values (60xx,0102; PS3.5 8.1.2, PS3.3 C.9.2)."""
+    return any((group, 0x0102) in header and header[group, 0x0102].value for group in range(0x6000, 0x6020, 2))
+
+
+def _used_bits(values: np.ndarray, stored: int) -> int:
+    """Bits Stored (PS3.5 8.1.1), or more where a scanner names too few: cut off, its brightest pixels would turn dark.
+
+    Bits that follow without a gap are the values' own; those beyond a gap are an overlay that nobody declared.
+    """
+    used = int(np.bitwise_or.reduce(values, axis=None))
+    while used >> stored & 1:
+        stored += 1
+    return stored
+
+
 def _decode(header: DicomDataset, syntax: str, rows: int, columns: int, allocated: int) -> np.ndarray:
+    """(Rows, Columns), or (Rows, Columns, 3), unsigned."""
+    samples = int(header.get("SamplesPerPixel", 1))
+    planar = samples > 1 and int(header.get("PlanarConfiguration", 0)) == 1  # PS3.3 C.7.6.3.1.3
+    shape = (rows, columns) if samples == 1 else (samples, rows, columns) if planar else (rows, columns, samples)
     if syntax in UNCOMPRESSED:
         order = ">" if syntax == EXPLICIT_BIG_ENDIAN else "<"
-        values = np.frombuffer(header.PixelData, dtype=f"{order}u{allocated // 8}")
-        if values.size < rows * columns:
-            raise Excluded("unreadable", f"pixel data end after {values.size} of {rows * columns} values")
-        return values[: rows * columns].reshape(rows, columns)
+        data, size = header.PixelData, rows * columns * samples
+        if len(data) < size * (allocated // 8):
+            raise Excluded("unreadable", f"pixel data end after {len(data) // (allocated // 8)} of {size} values")
+        if allocated == 8 and order == ">" and header["PixelData"].VR == "OW":  # PS3.5 A.3: words are swapped, also of bytes
+            words = np.frombuffer(data, dtype=">u2")
+            values = words.astype("<u2").view(np.uint8)[:size].reshape(shape)
+        else:
+            values = np.frombuffer(data, dtype=f"{order}u{allocated // 8}", count=size).reshape(shape)
+        return np.moveaxis(values, 0, -1) if planar else values
+    frame = next(generate_frames(header.PixelData, number_of_frames=1))
     if syntax == RLE:
-        return _decode_rle(next(generate_frames(header.PixelData, number_of_frames=1)), rows, columns, allocated)
+        return _decode_rle(frame, rows, columns, samples, allocated)
     decoder = _decoders().get(syntax)
     if decoder is None:
         raise Excluded("unsupported", f"transfer syntax {_shown(syntax)} is not read")
-    frame = next(generate_frames(header.PixelData, number_of_frames=1))
-    values = np.squeeze(decoder(frame))
+    values = decoder(frame)
+    values = values if samples > 1 else np.squeeze(values)
     return values.view(np.uint16 if values.dtype.itemsize == 2 else np.uint8)
 
 
-def _decode_rle(frame: bytes, rows: int, columns: int, allocated: int) -> np.ndarray:
-    """RLE Lossless (PS3.5 Annex G): one PackBits segment per byte plane, most significant first."""
+def _decode_rle(frame: bytes, rows: int, columns: int, samples: int, allocated: int) -> np.ndarray:
+    """RLE Lossless (PS3.5 Annex G): one PackBits segment per byte of a sample, most significant first."""
     import imagecodecs
 
     offsets = np.frombuffer(frame[:64], dtype="<u4")
-    count = int(offsets[0])
+    size, count = allocated // 8, int(offsets[0])
+    if count != samples * size:
+        raise Excluded("unreadable", f"{count} RLE segments, {samples * size} are needed (PS3.5 G.2)")
     bounds = [*offsets[1 : count + 1].tolist(), len(frame)]
-    planes = [imagecodecs.packbits_decode(frame[bounds[i] : bounds[i + 1]])[: rows * columns] for i in range(count)]
-    values = np.zeros(rows * columns, dtype=np.uint16)
-    for plane in planes[: allocated // 8]:
-        values = (values << np.uint16(8)) | np.frombuffer(plane, np.uint8)
-    return values.reshape(rows, columns)
+    planes = np.empty((rows * columns, samples, size), dtype=np.uint8)
+    for number in range(count):
+        segment = imagecodecs.packbits_decode(frame[bounds[number] : bounds[number + 1]])
+        plane = np.frombuffer(segment, np.uint8, count=rows * columns)
+        planes[:, number // size, size - 1 - number % size] = plane
+    values = planes.view(f"<u{size}")[..., 0]
+    return values.reshape((rows, columns) if samples == 1 else (rows, columns, samples))
 
 
 def _padding_mask(header: DicomDataset, stored: np.ndarray) -> np.ndarray | None:

@@ -10,6 +10,9 @@ REASONS = (
     "missing_file",
     "no_patient",
     "publisher",
+    "too_large",
+    "hung",
+    "crashed",
 )
 
 

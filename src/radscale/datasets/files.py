@@ -1,6 +1,7 @@
 """Any image file to 8-bit grey pixels, by the rules of a dataset (docs/data_format.md, section 1)."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +97,15 @@ def prepare_pixels(
 
 
 def files_below(folder: Path) -> list[str]:
-    """Relative paths of all that is not a folder. Links to folders are followed, each folder is entered once.
+    """All of `walk_files`."""
+    return list(walk_files(folder))
 
-    A folder that cannot be listed is itself in the list, so that it becomes an exclusion and not a silence.
+
+def walk_files(folder: Path) -> Iterator[str]:
+    """Relative paths of all that is not a folder, in a fixed order. Links to folders are followed, each folder is entered once.
+
+    A folder that cannot be listed is itself named, so that it becomes an exclusion and not a silence.
     """
-    found: list[str] = []
     closed: list[str] = []
     entered: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=lambda error: closed.append(str(error.filename))):
@@ -109,5 +114,6 @@ def files_below(folder: Path) -> list[str]:
             folders.clear()
             continue
         entered.add(os.path.realpath(place))
-        found += [os.path.join(place, name) for name in files]
-    return [Path(path).relative_to(folder).as_posix() for path in (*found, *closed)]
+        below = Path(place).relative_to(folder)
+        yield from ((below / name).as_posix() for name in sorted(files))
+    yield from (Path(path).relative_to(folder).as_posix() for path in closed)

@@ -23,14 +23,39 @@ MANIFEST_SCHEMA = pa.schema(
         ("offset", pa.int64()),
         ("size_bytes", pa.int64()),
         ("sha256", pa.string()),
+        ("source", pa.string()),
+        ("batch", pa.int32()),
+        ("accession_id", pa.string()),
+        ("shifted_day", pa.int32()),
+        ("study_second", pa.int32()),
     ]
 )
 
-EXCLUSIONS_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+DERIVED = ("split", "study_day", "batch")
+"""Columns of the manifest that are known only when all images are."""
+
+JOURNAL_SCHEMA = pa.schema(
+    [
+        *(column for column in MANIFEST_SCHEMA if column.name not in DERIVED),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("names", pa.list_(pa.string())),
+        ("part", pa.string()),
+        ("entry_number", pa.int32()),
+        ("masks", pa.list_(pa.struct([("task", pa.string()), ("png", pa.binary())]))),
+    ]
+)
+"""One row per input while an ingest runs: an image, or (with a reason) an exclusion. `names` are to be scrubbed."""
+
+EXCLUSIONS_SCHEMA = pa.schema(
+    [("source", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("batch", pa.int32())]
+)
 
 REPORTS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("study_id", "patient_id", "text", "indication", "comparison", "findings", "impression")]
 )
+
+UNMATCHED_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string())])
 
 MASK_SCHEMA = pa.schema(
     [

@@ -1,7 +1,6 @@
 """Tar shards that WebDataset readers stream, and that give random access through offsets in the manifest."""
 
 import hashlib
-import io
 import os
 import tarfile
 import threading
@@ -9,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from radscale.errors import InputError
 
@@ -26,38 +26,78 @@ class Member:
 
 
 class ShardWriter:
-    """Appends members to tar files of at most `max_bytes`; the same members give the same bytes."""
+    """Appends members to tar files of at most `max_bytes`; the same members give the same bytes.
 
-    def __init__(self, folder: Path, max_bytes: int = 1 << 30) -> None:
+    Args:
+        folder: of the shards; its name begins their paths.
+        max_bytes: of a shard.
+        first: number of its first shard.
+        last: (shard, offset, size in bytes) of the last member to keep of what is there: the writer goes on after it. None
+            starts anew.
+    """
+
+    def __init__(
+        self, folder: Path, max_bytes: int = 1 << 30, *, first: int = 0, last: tuple[str, int, int] | None = None
+    ) -> None:
         self.folder, self.max_bytes = folder, max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.index = -1
-        self.tar: tarfile.TarFile | None = None
+        self.index, self.end = first - 1, 0
+        self.file: BinaryIO | None = None
+        if last is not None:
+            self.index, self.end = int(Path(last[0]).stem), last[1] + _padded(last[2])
+        for path in self.folder.iterdir():
+            if int(path.stem) > self.index:
+                path.unlink()
+        if last is not None:
+            self.file = self._path.open("r+b")
+            self.file.truncate(self.end)
+            self.file.seek(self.end)
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.tar is not None:
-            self.tar.close()
+        self._close()
 
-    def add(self, name: str, data: bytes) -> Member:
-        """Append one file."""
-        if self.tar is None or self.tar.offset + len(data) + 2 * BLOCK > self.max_bytes:
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self.index:06d}.tar"
+
+    def add(self, name: str, data: bytes, sha256: str | None = None) -> Member:
+        """Append one file; whoever has its hash already hands it over."""
+        if self.file is None or self.end + len(data) + 2 * BLOCK > self.max_bytes:
             self._next_shard()
-        assert self.tar is not None
+        assert self.file is not None
         header = tarfile.TarInfo(name)
         header.size, header.mtime, header.mode = len(data), 0, 0o644
-        self.tar.addfile(header, io.BytesIO(data))
-        padded = -(-len(data) // BLOCK) * BLOCK
-        shard = f"{self.folder.name}/{self.index:06d}.tar"
-        return Member(shard, self.tar.offset - padded, len(data), hashlib.sha256(data).hexdigest())
+        self.file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        self.file.write(data + bytes(_padded(len(data)) - len(data)))
+        offset = self.end + BLOCK
+        self.end = offset + _padded(len(data))
+        return Member(f"{self.folder.name}/{self._path.name}", offset, len(data), sha256 or hashlib.sha256(data).hexdigest())
+
+    def sync(self) -> None:
+        """Make what was added safe against a kill and a loss of power."""
+        if self.file is not None:
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def _next_shard(self) -> None:
-        if self.tar is not None:
-            self.tar.close()
-        self.index += 1
-        self.tar = tarfile.open(self.folder / f"{self.index:06d}.tar", "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._close()
+        self.index, self.end = self.index + 1, 0
+        self.file = self._path.open("wb")
+
+    def _close(self) -> None:
+        if self.file is not None:
+            # POSIX: two blocks of zeros end an archive, filled up to a record.
+            self.file.write(bytes(2 * BLOCK + -(self.end + 2 * BLOCK) % tarfile.RECORDSIZE))
+            self.sync()
+            self.file.close()
+            self.file = None
+
+
+def _padded(size_bytes: int) -> int:
+    return -(-size_bytes // BLOCK) * BLOCK
 
 
 class ShardReader:

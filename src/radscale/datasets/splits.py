@@ -14,6 +14,17 @@ def keyed_fraction(*key: object) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
+def keyed_fractions(names: Iterable[str], *key: object) -> list[float]:
+    """`keyed_fraction(*key, name)` of each name: for millions, in a third of the time."""
+    start = hashlib.sha256("".join(f"{part}\0" for part in key).encode())
+    fractions = []
+    for name in names:
+        digest = start.copy()
+        digest.update(name.encode())
+        fractions.append(int.from_bytes(digest.digest()[:8], "big") / 2**64)
+    return fractions
+
+
 def patient_split(patient_id: str, seed: int, train: float, validation: float, test: float) -> str:
     """`train`, `validation` or `test`.
 
@@ -22,7 +33,10 @@ def patient_split(patient_id: str, seed: int, train: float, validation: float, t
     """
     if min(train, validation, test) < 0 or abs(train + validation + test - 1) > 1e-6:
         raise InputError(f"split fractions {train}, {validation}, {test} must be 0 or more and sum to 1")
-    value = keyed_fraction("split", seed, patient_id)
+    return _part(keyed_fraction("split", seed, patient_id), train, validation)
+
+
+def _part(value: float, train: float, validation: float) -> str:
     if value < train:
         return "train"
     return "validation" if value < train + validation else "test"
@@ -42,7 +56,10 @@ def split_patients(
         seed, train, validation, test: as in `patient_split`.
     """
     if not official:
-        return {patient: patient_split(patient, seed, train, validation, test) for patient in patient_ids}
+        patient_split("", seed, train, validation, test)  # are they shares?
+        names = list(patient_ids)
+        values = keyed_fractions(names, "split", seed)
+        return {name: _part(value, train, validation) for name, value in zip(names, values, strict=True)}
     share = 0.0 if "validation" in official.values() or not train + validation else validation / (train + validation)
     return {
         patient: patient_split(patient, seed, 1 - share, share, 0.0) if official[patient] == "train" else official[patient]

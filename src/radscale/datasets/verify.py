@@ -86,13 +86,14 @@ def _check_ranks(dataset: Dataset) -> list[str]:
     """
     problems = []
     is_train = np.asarray(dataset.manifest["split"]) == "train"
-    patients, seed = dataset.manifest["patient_id"].to_pylist(), dataset.settings.get("config", {}).get("split_seed")
+    patients, seed = dataset.manifest["patient_id"], dataset.settings.get("config", {}).get("split_seed")
+    batches = np.asarray(dataset.manifest["batch"]) if "batch" in dataset.column_names else None
     for replicate in range(dataset.num_replicates):
         ranks = dataset.manifest[rank_column(replicate)].fill_null(-1).to_numpy()
         whole = np.array_equal(np.sort(ranks[is_train]), np.arange(is_train.sum()))
         if not whole or (ranks[~is_train] >= 0).any():
             problems.append(f"{rank_column(replicate)} does not order exactly the training images")
-        elif seed is not None and not np.array_equal(ranks, subset_ranks(patients, is_train.tolist(), seed, replicate)):
+        elif seed is not None and not np.array_equal(ranks, subset_ranks(patients, is_train, seed, replicate, batches)):
             problems.append(f"{rank_column(replicate)} is not the order that the keyed hash gives")
     return problems
 

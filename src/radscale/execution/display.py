@@ -9,11 +9,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from radscale.execution.artifact import Step
 from radscale.execution.runner import Outcome
@@ -103,6 +106,17 @@ class RunDisplay:
         return f"about {elapsed / share - elapsed:.0f} s left in all" if share > 0.01 else "time left not known yet"
 
 
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+
+
+class _Rate(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_per_second(task.speed) if task.speed else "")
+
+
 class OneBar:
     """Progress of a single command; call it with (done, total, what)."""
 
@@ -113,6 +127,7 @@ class OneBar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _Rate(),
             TextColumn("eta"),
             TimeRemainingColumn(),
         )
@@ -136,5 +151,6 @@ class OneBar:
         began, before = self.first = self.first or (now, done)
         if not self.live and now - self.last > 30:
             self.last = now
-            left = f", about {(now - began) / (done - before) * (total - done):.0f} s left" if done > before else ""
+            rate = (done - before) / (now - began) if now > began else 0.0
+            left = f", {_per_second(rate)}, about {(total - done) / rate:.0f} s left" if rate else ""
             self.console.print(f"{self.title}: {done}/{total} {what}{left}", highlight=False)

@@ -35,7 +35,15 @@ def ingest_dataset(config: Config, inputs: Inputs, out: Path, context: StepConte
     # A study's secret lies beside it, readable by its owner only, and never inside a dataset. Data that anybody may link
     # back (phantoms, public sets) take a published key, so that everybody gets the same splits.
     secret = PUBLIC_KEY if public else load_or_create_secret(Path(context.options["secret"]))
-    counts = ingest(settings, inputs["source"], out, secret=secret, num_workers=context.num_workers, progress=context.progress)
+    counts = ingest(
+        settings,
+        inputs["source"],
+        out,
+        secret=secret,
+        num_workers=context.num_workers,
+        work=context.work / "ingest",
+        progress=context.progress,
+    )
     _require_train(out, context)
     return counts
 

@@ -13,7 +13,7 @@ def test_every_part_measures_us_and_a_peer(part: str, tmp_path: Path) -> None:
     for result in results:
         assert result.rows[0].name.startswith("radscale")
         assert result.rows[0].ratio == 1
-        assert len(result.rows) > 1
+        assert len(result.rows) > 1 or result.note.startswith("no peer")
         for row in result.rows:
             assert min(row.seconds) > 0
     for name in ("a.md", "a.json"):

@@ -1,3 +1,4 @@
+import io
 import warnings
 from pathlib import Path
 
@@ -6,7 +7,9 @@ import numpy as np
 import pydicom
 import pydicom.pixels
 import pytest
+import SimpleITK
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from dicom_makers import make_dicom
 from radscale.datasets.dicom import normalise_view_position, parse_age, read_dicom, view_of
@@ -74,7 +77,10 @@ def test_padding_is_marked(tmp_path: Path, picture: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason", "detail"),
     [
-        ({"PhotometricInterpretation": "RGB"}, "unsupported", "Photometric Interpretation is RGB"),
+        ({"PhotometricInterpretation": "YBR_FULL"}, "unsupported", "Photometric Interpretation is YBR_FULL"),
+        ({"PhotometricInterpretation": "RGB"}, "unsupported", "Samples per Pixel is 1, which does not fit RGB"),
+        ({"Rows": 65535, "Columns": 65535}, "too_large", "65535 x 65535 px are more than"),
+        ({"BitsStored": 40}, "unreadable", "Bits Stored 40"),
         ({"NumberOfFrames": "3"}, "unsupported", "Number of Frames is 3"),
         ({"Rows": 900}, "unreadable", "pixel data end"),
     ],
@@ -213,3 +219,86 @@ def test_all_names_of_the_header_are_to_be_scrubbed(tmp_path: Path, picture: np.
         PatientID="123456",
     )
     assert {"ROSSI", "ANNA", "WEBER", "HOLM", "KARL", "PETROV", "123456"} <= set(read_dicom(write(tmp_path, data)).names)
+
+
+def test_too_few_bits_stored_are_made_up_for_and_declared_overlays_are_not(tmp_path: Path, picture: np.ndarray) -> None:
+    """PS3.5 8.1.1: bits that follow Bits Stored without a gap are the values' own, unless 60xx,0102 says overlay."""
+    twelve_bits = picture | np.uint16(1 << 11)
+    wrong = make_dicom(twelve_bits, BitsStored=10, HighBit=9)
+    assert np.array_equal(read_dicom(write(tmp_path, wrong)).pixels, twelve_bits)
+    header = pydicom.dcmread(io.BytesIO(wrong))
+    header.add_new(0x60000100, "US", 16)
+    header.add_new(0x60000102, "US", 11)
+    header.save_as(tmp_path / "overlay.dcm")
+    assert np.array_equal(read_dicom(tmp_path / "overlay.dcm").pixels, twelve_bits & 1023)
+
+
+@pytest.mark.parametrize(("syntax", "planar"), [(ExplicitVRLittleEndian, 0), (ExplicitVRLittleEndian, 1), (RLELossless, 0)])
+def test_secondary_captures_in_colours_are_read_if_they_are_grey(
+    tmp_path: Path, picture: np.ndarray, planar: int, syntax: str
+) -> None:
+    """PS3.3 C.7.6.3.1.2 and C.7.6.3.1.3; the values are those that pydicom reads."""
+    grey = (picture >> 4).astype(np.uint8)
+    colours = np.stack([grey] * 3, axis=0 if planar else -1)
+    fields: dict[str, object] = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": planar}
+    header = pydicom.dcmread(io.BytesIO(make_dicom(grey, PixelData=colours.tobytes(), **fields)))
+    if syntax == RLELossless:
+        header.compress(RLELossless)
+    header.save_as(tmp_path / "colours.dcm")
+    assert np.array_equal(read_dicom(tmp_path / "colours.dcm").pixels, header.pixel_array[..., 0])
+    assert np.array_equal(read_dicom(tmp_path / "colours.dcm").pixels, grey)
+    red = colours.copy()
+    red.flat[0] += 1
+    (tmp_path / "red.dcm").write_bytes(make_dicom(grey, PixelData=red.tobytes(), **fields))
+    with pytest.raises(Excluded, match="a picture in colours"):
+        read_dicom(tmp_path / "red.dcm")
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_window_is_applied_only_if_asked_for(tmp_path: Path, picture: np.ndarray, function: str) -> None:
+    """PS3.3 C.11.2: of several windows the first, as pydicom applies it."""
+    fields: dict[str, object] = {"WindowCenter": [2300, 40], "WindowWidth": [300, 400], "VOILUTFunction": function}
+    path = write(tmp_path, make_dicom(picture, BitsStored=12, HighBit=11, RescaleSlope=1, RescaleIntercept=-10, **fields))
+    header = pydicom.dcmread(path)
+    modality = pydicom.pixels.apply_modality_lut(header.pixel_array, header)
+    assert np.array_equal(read_dicom(path).pixels, modality)
+    expected = pydicom.pixels.apply_voi_lut(modality, header, index=0)
+    np.testing.assert_allclose(read_dicom(path, voi="window").pixels, expected, rtol=1e-5, atol=1e-2)
+
+
+def test_a_voi_lut_comes_before_a_window(tmp_path: Path, picture: np.ndarray) -> None:
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 12], [value**2 >> 12 for value in range(4096)]
+    lut["LUTDescriptor"].VR, lut["LUTData"].VR = "US", "US"
+    fields = {"WindowCenter": 100, "WindowWidth": 100, "VOILUTSequence": [lut], "BitsStored": 12, "HighBit": 11}
+    path = write(tmp_path, make_dicom(picture, **fields))
+    expected = pydicom.pixels.apply_voi_lut(picture, pydicom.dcmread(path), prefer_lut=True)
+    assert np.array_equal(read_dicom(path, voi="window").pixels, expected)
+
+
+def test_twelve_bit_jpeg_extended_has_the_values_that_simpleitk_reads() -> None:
+    """PS3.5 A.4.1, process 4. Two decoders of a lossy format may differ by a level of 4,096."""
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / "JPEG-lossy.dcm"
+    theirs = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0].astype(np.float32)
+    ours = read_dicom(path).pixels
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_padding_ranges_and_signed_values(tmp_path: Path, picture: np.ndarray) -> None:
+    """PS3.3 C.7.5.1.1.2: Pixel Padding Value to Range Limit, in either order, is no image; MONOCHROME1 is inverted after."""
+    signed = picture.astype(np.int16) - 2200
+    signed[:5], signed[5:9] = -2000, -1990
+    fields: dict[str, object] = {"BitsStored": 12, "HighBit": 11, "PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1985}
+    image = read_dicom(write(tmp_path, make_dicom(signed, **fields)))
+    assert image.valid is not None
+    assert np.array_equal(image.valid, signed > -1985)
+    assert np.array_equal(image.pixels, signed)
+
+
+def test_a_frame_of_many_and_the_hostile_headers_are_refused_before_pixels_are_touched(
+    tmp_path: Path, picture: np.ndarray
+) -> None:
+    for fields in ({"NumberOfFrames": "100000"}, {"Rows": 65535, "Columns": 65535, "NumberOfFrames": "999999999"}):
+        with pytest.raises(Excluded, match=r"Number of Frames is \d+|px are more"):
+            read_dicom(write(tmp_path, make_dicom(picture, **fields)))

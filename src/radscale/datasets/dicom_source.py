@@ -1,0 +1,165 @@
+"""An archive of DICOM files and its reports."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from radscale.datasets.archive_files import (
+    DICOMDIR,
+    ArchiveFile,
+    ArchiveListing,
+    is_container,
+    read_archive_file,
+    read_listing,
+    write_listing,
+)
+from radscale.datasets.decoded import CARE_SETTINGS, Decoded, LabelRow, label_row
+from radscale.datasets.deidentification import Pseudonyms, parse_date, parse_second
+from radscale.datasets.dicom import read_dicom
+from radscale.datasets.exclusions import Excluded
+from radscale.datasets.files import prepare_pixels
+from radscale.datasets.ingest_config import IngestConfig
+from radscale.datasets.public import LAYOUTS, layout_hint
+from radscale.datasets.report_files import ReportFile, open_reports
+from radscale.datasets.tables import read_csv
+from radscale.errors import InputError
+
+LISTING = "inputs.jsonl"
+# What pydicom says of a damaged value shows the value, which may be a name; here too its warnings are not let through.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+class DicomSource:
+    """Every file of an archive that is not a table of ours.
+
+    Args:
+        config: see `IngestConfig`.
+        source: folder, tar or zip file, or DICOMDIR.
+        pseudonyms: of the archive's ids.
+        work: folder of this ingest; holds the list of inputs and what compressed tar files unpack to.
+
+    Raises:
+        InputError: no such archive.
+    """
+
+    official: bool = False
+    name_of_inputs = "files"
+
+    def __init__(self, config: IngestConfig, source: Path, pseudonyms: Pseudonyms, work: Path) -> None:
+        single = source.is_file() and (is_container(source) or source.name.upper() == DICOMDIR)
+        if not single and not source.is_dir():
+            raise InputError(f"{source}: no such folder, tar, zip or DICOMDIR; give the archive, or the folder of the images")
+        self.config, self.folder, self.pseudonyms = config, source if source.is_dir() else source.parent, pseudonyms
+        self._source, self._listing, self._unpacked = source, work / LISTING, work / "unpacked"
+        self.decode: Callable[[ArchiveFile], Decoded] = partial(decode_dicom, self.folder, self._unpacked, config, pseudonyms)
+        self.reports: ReportFile | None = None
+
+    def open_tables(self) -> None:
+        """Find the reports.
+
+        Raises:
+            InputError: they are not where the settings say, or a column is missing.
+        """
+        name = self.config.reports or self.config.reports_csv
+        if name is not None:
+            path = self.folder / name
+            if not path.exists():
+                raise InputError(
+                    f"{path}: no such file; name the table in `reports_csv`, or null for an archive without reports "
+                    "(a folder of images with a table is of kind images)" + layout_hint(self.folder, LAYOUTS)
+                )
+            self.reports = open_reports(path, self.config.report_columns, self.config.encoding)
+
+    def prepare(self, is_done: Callable[[str], bool]) -> tuple[int, dict[str, int]]:
+        """List the inputs that are not in the dataset yet: how many, and files that are no images by suffix."""
+        listing = ArchiveListing(self._source, self._unpacked, self.config.max_file_mb << 20)
+        new = (entry for entry in listing if not is_done(self.pseudonyms("source", entry.name)))
+        count = write_listing(new, self._listing)
+        return count, {suffix: number for suffix, number in sorted(listing.not_read.items()) if number}
+
+    def inputs(self, start: int) -> Iterator[ArchiveFile]:
+        """From number `start` on, as `prepare` listed them."""
+        return read_listing(self._listing, start)
+
+    @property
+    def encoding(self) -> str:
+        return self.reports.encoding if self.reports is not None else ""
+
+    def failed(self, entry: ArchiveFile, failure: str) -> Decoded:
+        """The answer for a file that ended its worker."""
+        return failed(self.pseudonyms("source", entry.name), failure, self.config)
+
+    def label_rows(self, rows: pa.Table) -> list[LabelRow]:
+        if self.config.labels_csv is None:
+            return []
+        path = self.folder / self.config.labels_csv
+        table = read_csv(path, self.config.encoding)
+        key = self.config.report_columns["accession_number"]
+        table.require([key], path.name, "report_columns")
+        accessions = [self.pseudonyms("accession", row[key].strip()) for row in table.rows]
+        wanted = set(accessions)
+        pairs = zip(rows["accession_id"].to_pylist(), rows["study_id"].to_pylist(), strict=True)
+        studies = {accession: study for accession, study in pairs if accession in wanted}
+        labels = []
+        for row, accession in zip(table.rows, accessions, strict=True):
+            study = studies.get(accession)
+            if study is not None:
+                tasks = ((task, value) for task, value in row.items() if task != key)
+                engine = self.config.labels_engine
+                labels += [label_row(engine, "study", study, task, value) for task, value in tasks if value.strip()]
+        return labels
+
+
+def failed(source: str, failure: str, config: IngestConfig) -> Decoded:
+    """An exclusion for an input whose worker `died` or `hung`."""
+    if failure == "hung":
+        return Decoded(source, excluded=("hung", f"not decoded after {config.seconds_per_file:g} s"))
+    return Decoded(source, excluded=("crashed", "the process that decoded it died, by a fault or a lack of memory"))
+
+
+def decode_dicom(folder: Path, unpacked: Path, config: IngestConfig, pseudonyms: Pseudonyms, entry: ArchiveFile) -> Decoded:
+    """One file to the pixels and fields of a dataset; whatever is wrong with it is in the answer."""
+    item = Decoded(pseudonyms("source", entry.name))
+    try:
+        data = read_archive_file(folder, unpacked, entry, config.max_file_mb << 20)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = read_dicom(data, voi=config.voi)
+        if not image.patient_id:
+            raise Excluded("no_patient", "no Patient ID (0010,0020): the image cannot be put into a split")
+        pixels = prepare_pixels(
+            image.pixels,
+            image.valid,
+            size_px=config.image_size_px,
+            min_size_px=config.min_size_px,
+            pixel_aspect=image.pixel_aspect,
+        )
+    except Excluded as verdict:
+        return Decoded.verdict(item.source, verdict)
+    except MemoryError:
+        return Decoded.verdict(item.source, Excluded("too_large", "it needs more memory than a worker may take"))
+    item.encode(pixels)
+    item.fields = {
+        "sample_id": pseudonyms("sample", image.sop_uid or entry.name),
+        "study_id": pseudonyms("study", image.study_uid or entry.name),
+        "patient_id": pseudonyms("patient", image.patient_id),
+        "accession_id": pseudonyms("accession", image.accession_number) if image.accession_number else None,
+        "view": config.default_view if image.view == "unknown" else image.view,
+        "view_position": image.view_position,
+        "shifted_day": pseudonyms.shifted(image.patient_id, parse_date(image.study_date)),
+        "study_second": parse_second(image.study_time),
+        "sex": image.sex,
+        "age_years": image.age_years,
+        "manufacturer": image.manufacturer,
+        "names": list(image.names),
+    }
+    return item
+
+
+def known_care_setting(value: str) -> str | None:
+    setting = value.strip().lower()
+    return setting if setting in CARE_SETTINGS else None
