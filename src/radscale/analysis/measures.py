@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from radscale.analysis.data_plan import MIN_GAIN
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -45,8 +47,8 @@ class Measure:
         return f"{value:+.{digits}f}".replace("-", "−") if value else f"{0:.{digits}f}"
 
 
-AUPRC = Measure("auprc", "AUPRC", "points", 100.0, True, best=1.0, min_gain=0.01, widest=0.3)
+AUPRC = Measure("auprc", "AUPRC", "points", 100.0, True, best=1.0, min_gain=MIN_GAIN, widest=0.3)
 HAUSDORFF = Measure("hausdorff_px", "Hausdorff distance", "px", 1.0, False, best=0.0, min_gain=1.0, widest=100.0)
-DICE = Measure("dice", "Dice", "points", 100.0, True, best=1.0, min_gain=0.01, widest=0.3)
+DICE = Measure("dice", "Dice", "points", 100.0, True, best=1.0, min_gain=MIN_GAIN, widest=0.3)
 OF_SEGMENTATION = (HAUSDORFF, DICE)
 """Analysed in full: the paper's headline (Table 5, Figure 4), and its Figure 6."""

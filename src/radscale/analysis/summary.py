@@ -294,7 +294,7 @@ Groups = Mapping[tuple[str, int], Sequence[tuple[str, int, int, int]]]
 
 
 def _groups(
-    scores: Mapping[str, RunScores] | Mapping[str, ImageScores],
+    scores: Mapping[str, Any],
 ) -> dict[tuple[str, int], list[tuple[str, int, int, int]]]:
     """Runs (replicates and seeds) of each arm and size, from `RunScores` or `ImageScores` by task."""
     groups: dict[tuple[str, int], list[tuple[str, int, int, int]]] = {}
