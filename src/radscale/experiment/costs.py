@@ -18,7 +18,7 @@ from rich.table import Table
 from radscale.analysis.budgeted_design import propose_design
 from radscale.errors import InputError
 from radscale.experiment.build import build
-from radscale.experiment.settings import ImagesSource, PhantomSource
+from radscale.experiment.settings import DatasetSource, ImagesSource, PhantomSource
 from radscale.experiment.steps import budget_amount
 from radscale.experiment.yaml_lines import Location
 
@@ -135,6 +135,8 @@ class CostModel:
             return counted
         if isinstance(settings.source, PhantomSource):
             return settings.source.num_patients * PHANTOM_IMAGES_PER_PATIENT
+        if isinstance(settings.source, DatasetSource) and settings.source.num_images is not None:
+            return settings.source.num_images
         return self.settings.subset_sizes[-1] / max(settings.splits.train, 0.01)
 
     def _num_probed(self, dataset: str) -> float:
@@ -359,10 +361,12 @@ def print_proposal(study: "Study", gpu_hours: float, console: Console) -> None:
     study.check(sources=False)
     model, design = CostModel(study.design), study.design
     trained = {run.arm: run for run in design.runs if run.subset_size}
-    per_run = {step.name for run in design.runs if run.subset_size for step in (run.encoder, run.probe)}
+    per_run = {step.name for run in design.runs if run.subset_size for step in run.steps}
     fixed = sum(seconds for name, seconds in model.seconds.items() if name not in per_run)
 
-    evaluation = sum(model.seconds[run.probe.name] for run in trained.values()) / 3600
+    evaluation = (
+        sum(model.seconds[step.name] for run in trained.values() for step in run.steps if step is not run.encoder) / 3600
+    )
 
     def hours(size: int) -> float:
         """One encoder of each arm, trained and evaluated."""

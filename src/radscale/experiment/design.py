@@ -55,6 +55,11 @@ class PlannedRun:
     segmentation: Step | None
     """None: the study has no masks."""
 
+    @property
+    def steps(self) -> "list[Step]":
+        """The encoder, then what evaluates it."""
+        return [step for step in (self.encoder, self.probe, self.segmentation) if step is not None]
+
 
 class Design:
     """Steps of an experiment. Building it reads and starts nothing."""
@@ -428,7 +433,7 @@ class Design:
             inputs=inputs,
             # What could be trained is analysed; the report names the rest.
             optional=frozenset(
-                step.name for run in self.runs if run.subset_size for step in (run.probe, run.segmentation) if step is not None
+                step.name for run in self.runs if run.subset_size for step in run.steps if step is not run.encoder
             ),
             description="scores, paired bootstrap, scaling laws, subgroups",
         )
@@ -490,7 +495,7 @@ class Design:
         """All steps in the order in which a person wants them done: data, encoders with their probes, then the rest."""
         steps: list[Step] = []
         for run in self.runs:
-            steps += [run.encoder, run.probe, *([run.segmentation] if run.segmentation is not None else [])]
+            steps += run.steps
         return [*self.agreement.values(), *steps, self.analysis, *self.pictures]
 
 

@@ -58,6 +58,8 @@ class DatasetSource(Strict):
 
     kind: Literal["dataset"]
     path: str
+    num_images: Positive | None = None
+    """What `plan` counts with while the dataset is not there."""
 
 
 Source = Annotated[PhantomSource | DicomSource | ImagesSource | DatasetSource, Field(discriminator="kind")]

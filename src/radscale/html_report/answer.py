@@ -113,9 +113,11 @@ def _disagreement(tables: AnalysisTables, arms: Arms, starts: Mapping[str, int],
         fit = fit_of(tables, arm, "average")
         if fit is None or math.isnan(fit["beats"]):
             continue
-        if arm not in starts and fit["beats_high"] <= fit["max_size"]:
+        if beats(fit) == UNKNOWN:
+            continue
+        if arm not in starts and fit["beats"] <= fit["max_size"]:
             early.append(arms[arm]["label"])
-        elif arm in starts and fit["beats_low"] > starts[arm]:
+        elif arm in starts and fit["beats"] > starts[arm]:
             late.append(arms[arm]["label"])
     if not early and not late:
         return ""
@@ -125,7 +127,7 @@ def _disagreement(tables: AnalysisTables, arms: Arms, starts: Mapping[str, int],
             f"for {_listed(early)} the curve beats the open model at sizes that were tried and the comparison does not"
         )
     if late:
-        parts.append(f"for {_listed(late)} the comparison shows it at sizes where the curve does not yet")
+        parts.append(f"for {_listed(late)} comparisons show it at sizes where the fitted curve does not yet")
     return (
         f" Both ways of asking disagree: {'; '.join(parts)}. The curve averages over encoders and takes the test images as "
         "they are, the comparison allows for their being a sample: trust what both show."
