@@ -95,15 +95,16 @@ def _evaluation_facts(study: "Study", name: str) -> dict[str, Any]:
 
 def task_names(study: "Study", evaluation: str) -> dict[str, str]:
     """Tasks that were evaluated, with the names that people know them by."""
-    from radscale.probing import display_name
+    from radscale.probing import TASK_SETS, display_name
 
     path = study.store.path(study.design.analysis) / "results.csv"
     with path.open(encoding="utf-8", newline="") as file:
         found = {row["task"]: None for row in csv.DictReader(file) if row["evaluation"] == evaluation}
-    segmentation = study.settings.segmentations.get(evaluation)
-    # Those of a segmentation in the order in which the study names them; probes keep the order of their task set.
-    wanted = [task for task in (segmentation.tasks or [] if segmentation else []) if task in found]
-    return {task: display_name(task) for task in dict.fromkeys([*wanted, *found]) if task != "average"}
+    # In the order of the task set, which is the paper's, or in which the study names them.
+    evaluated = study.settings.evaluations.get(evaluation) or study.settings.segmentations[evaluation]
+    wanted = TASK_SETS.get(evaluated.tasks, ()) if isinstance(evaluated.tasks, str) else evaluated.tasks or ()
+    ordered = [*(task for task in wanted if task in found), *found]
+    return {task: display_name(task) for task in dict.fromkeys(ordered) if task != "average"}
 
 
 def _agreement(study: "Study", path: Path) -> Path | None:

@@ -29,7 +29,7 @@ def trend(home: AnalysisTables, away: AnalysisTables, arms: Arms, arm: str) -> s
         return "not compared"
     if not there["significant"]:
         turned = direction(home, here) * direction(away, there) < 0
-        return "cannot be told" + (" (the estimate has the other sign)" if turned else "")
+        return "cannot be told" + ("; points the other way" if turned else "")
     if not here["significant"]:
         return f"{'better' if direction(away, there) > 0 else 'worse'} here, not shown at home"
     return "holds" if direction(home, here) == direction(away, there) else "reversed"
