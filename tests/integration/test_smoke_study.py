@@ -31,12 +31,14 @@ COMPARED = (
     "open_weights",
     "budget",
     "pretraining",
+    "masks",
     "probing",
+    "segmentation",
     "analysis",
     "pictures",
     "similarity",
 )
-KILLED_IN = ("phantom", "datasets", "open_weights", "pretraining", "probing")
+KILLED_IN = ("phantom", "datasets", "open_weights", "pretraining", "probing", "segmentation")
 
 
 def start(*arguments: str | Path, threads: int = 1) -> subprocess.Popen[str]:

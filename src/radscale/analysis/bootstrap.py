@@ -15,8 +15,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
-from radscale.analysis.resampling import TaskVectors, identity_keys, resample, stream_key
+from radscale.analysis.resampling import (
+    TaskVectors,
+    cells_of,
+    draw_counts,
+    identity_keys,
+    replicate_keys,
+    resample,
+    stream_key,
+)
 from radscale.analysis.significance import holm, replicates_for_holm
 from radscale.errors import InputError
 
@@ -39,6 +48,8 @@ class Difference:
     """Corrected for the number of tasks; only for single tasks."""
     observed: float = math.nan
     """On the test set itself: the estimate to print beside both models' scores, whose difference it is."""
+    standard_error: float = math.nan
+    """Standard deviation of the replicates."""
 
     @property
     def significant(self) -> bool:
@@ -194,6 +205,62 @@ def bootstrap_arms(
     return {metric: ArmReplicates(observed[metric], drawn[metric], level) for metric in METRICS}
 
 
+@dataclass(frozen=True)
+class ImageValues:
+    """One task's test images with a measurement of each, as every arm made them."""
+
+    task: str
+    present: np.ndarray
+    """(n,) bool: what is looked for is there. Images are drawn within those with it and those without."""
+    values: Mapping[str, np.ndarray]
+    """{arm: (runs, n)}; NaN where an image has nothing to measure in that run."""
+    sample_keys: np.ndarray | None = None
+    """(n,) `resampling.identity_keys`: images that tasks share are drawn alike."""
+
+
+def bootstrap_image_means(
+    tasks: Iterable[ImageValues], *, num_replicates: int = 500, seed: int = 0, level: float = 0.95
+) -> ArmReplicates:
+    """The mean over images, averaged over runs, of every arm on shared draws: A.8 for measurements of single images.
+
+    Args:
+        tasks: of one measure.
+        num_replicates: bootstrap samples B.
+        seed: decides all draws.
+        level: of the intervals.
+
+    Raises:
+        InputError: no tasks, or a run without a single measurement.
+    """
+    observed: dict[str, dict[str, float]] = {}
+    drawn: dict[str, dict[str, np.ndarray]] = {}
+    for task in tasks:
+        cells = cells_of(task.present, task=task.task, sample_keys=task.sample_keys)
+        blocks = [
+            draw_counts(cells, lane_keys, task.task)[cells.of_sample] for lane_keys in replicate_keys(seed, num_replicates)
+        ]
+        counts = np.concatenate(blocks, axis=1)[:, :num_replicates].astype(np.float64)
+        observed[task.task], drawn[task.task] = {}, {}
+        for arm, values in task.values.items():
+            known = ~np.isnan(values)
+            if not known.any(axis=1).all():
+                raise InputError(f"task '{task.task}', arm '{arm}': no image with a measurement; leave the task out")
+            filled = np.where(known, values, 0.0).astype(np.float64)
+            observed[task.task][arm] = float((filled.sum(axis=1) / known.sum(axis=1)).mean())
+            # A draw may miss every measured image of a run only where hardly any is; such a draw takes the run's own mean.
+            total = known @ counts
+            means = np.divide(
+                filled @ counts,
+                total,
+                where=total > 0,
+                out=np.repeat((filled.sum(axis=1) / known.sum(axis=1))[:, None], counts.shape[1], axis=1),
+            )
+            drawn[task.task][arm] = means.mean(axis=0)
+    if not observed:
+        raise InputError("no tasks given; give at least one task with its measurements")
+    return ArmReplicates(observed, drawn, level)
+
+
 def _mean_over_runs(values: np.ndarray, arm: str, task: TaskScores, seed: int | None) -> np.ndarray:
     """(B,) from (B, runs): the mean, or the mean of runs drawn with replacement."""
     if seed is None:
@@ -273,7 +340,20 @@ def summarise_differences(differences: np.ndarray, level: float = 0.95, observed
     low, high = _interval(values, level)
     below, above = int((values <= 0).sum()), int((values >= 0).sum())
     p_value = min(1.0, 2 * (min(below, above) + 1) / (len(values) + 1))
-    return Difference(float(values.mean()), low, high, p_value, observed=observed)
+    error = float(values.std(ddof=1)) if values.size > 1 else math.nan
+    return Difference(float(values.mean()), low, high, p_value, observed=observed, standard_error=error)
+
+
+def minimum_detectable_difference(standard_error: float, level: float = 0.95, power: float = 0.8) -> float:
+    """Smallest true difference that a two-sided test at `level` shows with probability `power`, by the normal approximation.
+
+    Args:
+        standard_error: of the paired difference between two models on this test set; what the test set, its size and its
+            prevalence decide.
+        level: of the intervals.
+        power: share of test sets of this kind on which the interval would exclude zero.
+    """
+    return float((stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(power)) * standard_error)
 
 
 def combine_tasks(differences: Mapping[str, np.ndarray], observed: Mapping[str, float], level: float = 0.95) -> BootstrapResult:

@@ -150,8 +150,9 @@ class FormFit:
 
         def value(theta: np.ndarray, which: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
             z, gradient = self.form.curve(theta, u if which is None else u[which, None])
-            scores = self.link.to_score(z)
+            # Far outside the sizes that were tried a curve may leave the range of numbers; its limits are then infinite.
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                scores = self.link.to_score(z)
                 slope = np.exp(-self.link.log_slope(scores))
             # 1 - y falls as y rises.
             sign = -1.0 if self.link.name == "log error" else 1.0

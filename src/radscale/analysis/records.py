@@ -25,6 +25,9 @@ PREDICTION_SCHEMA = pa.schema(
         ("prediction", pa.float32()),
     ]
 )
+IMAGE_COLUMNS = ("arm", "objective", "subset_size", "replicate", "seed", "task", "sample_id", "patient_id", "present")
+IMAGE_MEASURES = ("hausdorff_px", "hd95_px", "dice", "cldice")
+"""Of segmentations (docs/data_format.md, section 7), as far as studies use them."""
 KEY = ("arm", "subset_size", "replicate", "seed", "task", "sample_id")
 
 
@@ -38,6 +41,33 @@ def read_predictions(paths: str | Path | Sequence[str | Path]) -> pa.Table:
     if not files:
         raise InputError("no prediction table given; name at least one Parquet or CSV file")
     return pa.concat_tables([_read_one(Path(file)) for file in files])
+
+
+def read_segmentations(paths: Sequence[Path]) -> pa.Table:
+    """One table of segmented test images (docs/data_format.md, section 7) from Parquet files, checked.
+
+    Raises:
+        InputError: missing files or columns, an image twice, a measurement below 0.
+    """
+    parts = []
+    for path in paths:
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such segmentation table; correct the path") from None
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{path.name}: not a Parquet table ({str(error).splitlines()[0]})") from None
+        missing = [name for name in (*IMAGE_COLUMNS, *IMAGE_MEASURES) if name not in table.column_names]
+        if missing:
+            raise InputError(f"{path.name}: no column '{missing[0]}'; found {', '.join(table.column_names)}")
+        repeated = int((np.diff(np.sort(row_keys(table, KEY))) == 0).sum())
+        if repeated:
+            raise InputError(f"{path.name}: {repeated} rows repeat an image of the same arm, size, replicate, seed and task")
+        for name in IMAGE_MEASURES:
+            if (table[name].to_numpy() < 0).any():
+                raise InputError(f"{path.name}: column '{name}' has values below 0; make the table again")
+        parts.append(table.select([*IMAGE_COLUMNS, *IMAGE_MEASURES]))
+    return pa.concat_tables(parts)
 
 
 def _read_one(path: Path) -> pa.Table:

@@ -12,11 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from radscale.analysis.bootstrap import TaskScores, bootstrap_arms
+from radscale.analysis.bootstrap import (
+    ArmReplicates,
+    ImageValues,
+    TaskScores,
+    bootstrap_arms,
+    bootstrap_image_means,
+    minimum_detectable_difference,
+)
 from radscale.analysis.data_plan import plan_data
 from radscale.analysis.fit_comparison import Estimate, mean_over_seeds, size_that_beats
 from radscale.analysis.fit_tables import EXTRAPOLATION, curve_rows
-from radscale.analysis.records import read_predictions, row_keys
+from radscale.analysis.measures import AUPRC, OF_SEGMENTATION, Measure
+from radscale.analysis.records import IMAGE_MEASURES, read_predictions, read_segmentations, row_keys
 from radscale.analysis.resampling import identity_keys
 from radscale.analysis.results_table import AVERAGE, Curve
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
@@ -25,13 +33,14 @@ from radscale.errors import InputError
 from radscale.metrics import average_precision, roc_auc
 
 COLUMNS = {
-    "results": "evaluation arm objective subset_size replicate seed task auprc auroc prevalence num_positives num_samples",
-    "comparisons": "evaluation arm_a size_a arm_b size_b task difference low high p_value p_holm significant mean_a mean_b "
-    "num_bootstrap",
-    "fits": "evaluation task arm form alpha k k_low k_high num_encoders min_size max_size open_weights_arm target target_low "
-    "target_high beats beats_low beats_high verdict note",
-    "curves": "evaluation task arm subset_size estimate low high extrapolated",
-    "data_plan": "evaluation task arm form current_size next_size current gain low high verdict samples_for_gain note",
+    "results": "evaluation arm objective subset_size replicate seed task auprc auroc hausdorff_px hd95_px dice "
+    "cldice prevalence num_positives num_samples",
+    "comparisons": "evaluation measure arm_a size_a arm_b size_b task difference low high p_value p_holm significant mean_a "
+    "mean_b standard_error detectable num_bootstrap",
+    "fits": "evaluation measure task arm form alpha k k_low k_high num_encoders min_size max_size open_weights_arm target "
+    "target_low target_high beats beats_low beats_high verdict note",
+    "curves": "evaluation measure task arm subset_size estimate low high extrapolated",
+    "data_plan": "evaluation measure task arm form current_size next_size current gain low high verdict samples_for_gain note",
     "subgroups": "evaluation arm subset_size variable stratum auprc low high auroc prevalence num_positives num_tasks "
     "num_samples small",
     "excluded_tasks": "evaluation task reason",
@@ -53,12 +62,23 @@ class RunScores:
     """By (arm, subset_size, replicate, seed)."""
 
 
+@dataclass
+class ImageScores:
+    """All measurements of one segmentation task on its test images."""
+
+    present: np.ndarray
+    sample_ids: np.ndarray
+    vectors: dict[tuple[str, int, int, int], dict[str, np.ndarray]]
+    """By (arm, subset_size, replicate, seed), then by measure; NaN: nothing drawn on either side."""
+
+
 def summarise(
     evaluations: Mapping[str, Sequence[Path]],
     arms: Mapping[str, Mapping[str, Any]],
     manifests: Mapping[str, Path],
     out: Path,
     *,
+    segmentations: Mapping[str, Sequence[Path]] | None = None,
     num_bootstrap: int = 500,
     seed: int = 0,
     excluded_tasks: Sequence[Mapping[str, str]] = (),
@@ -71,6 +91,7 @@ def summarise(
         arms: by arm: `open_weights_arm` (None for open weights), `objective`, `label`.
         manifests: dataset folder (or manifest file) of each evaluation.
         out: folder.
+        segmentations: tables of segmented test images by name of the segmentation.
         num_bootstrap: replicates of the paired bootstrap (A.8: 500).
         seed: of all draws.
         excluded_tasks: rows with evaluation, task, reason.
@@ -96,6 +117,15 @@ def summarise(
             progress(4 * index + 3, 4 * len(evaluations), f"subgroups of {evaluation}")
         subgroups = _subgroups(scores, arms, manifests[evaluation], num_bootstrap, seed)
         tables["subgroups"] += list(_with(subgroups, evaluation))
+    for name, paths in (segmentations or {}).items():
+        images = collect_images(paths)
+        found = list(_image_results(images, arms))
+        tables["results"] += list(_with(found, name))
+        for measure in OF_SEGMENTATION:
+            compared = _image_comparisons(images, arms, measure, num_bootstrap, seed)
+            tables["comparisons"] += list(_with(compared, name))
+            for table, rows in _scaling(found, arms, measure).items():
+                tables[table] += list(_with(rows, name))
     for name, rows in tables.items():
         write_table(rows, COLUMNS[name].split(), out / f"{name}.csv")
 
@@ -140,6 +170,67 @@ def collect_scores(paths: Sequence[Path]) -> dict[str, RunScores]:
                 )
             known.vectors[arm, size, replicate, seed] = rows["prediction"].to_numpy()
     return tasks
+
+
+def collect_images(paths: Sequence[Path]) -> dict[str, ImageScores]:
+    """Measurements by task, all on the same images in the same order.
+
+    Raises:
+        InputError: a run whose images or masks differ from the others'.
+    """
+    tasks: dict[str, ImageScores] = {}
+    for path in paths:
+        for (task, arm, size, replicate, seed), rows in _runs(read_segmentations([path])):
+            ids, present = (rows[name].to_numpy() for name in ("sample_id", "present"))
+            known = tasks.setdefault(task, ImageScores(present.astype(bool), ids, {}))
+            if not (np.array_equal(known.sample_ids, ids) and np.array_equal(known.present, present)):
+                raise InputError(
+                    f"{path.name}: arm '{arm}' has other test images or masks of task '{task}' than the arms before it; "
+                    "segment all arms with one mask table"
+                )
+            known.vectors[arm, size, replicate, seed] = {
+                name: rows[name].to_numpy().astype(np.float64) for name in IMAGE_MEASURES
+            }
+    return tasks
+
+
+def _image_results(images: dict[str, ImageScores], arms: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Means over the images where a mask was drawn on either side (rule `any` of `segment`), and their mean over tasks."""
+    averages: dict[tuple[str, int, int, int], list[dict[str, Any]]] = {}
+    for task, item in images.items():
+        facts = {
+            "prevalence": float(item.present.mean()),
+            "num_positives": int(item.present.sum()),
+            "num_samples": len(item.present),
+        }
+        for key, vectors in item.vectors.items():
+            means = {name: float(np.nanmean(vector)) for name, vector in vectors.items()}
+            row = {**_run_columns(key, arms), "task": task, **means, **facts}
+            averages.setdefault(key, []).append(row)
+            yield row
+    for key, rows in averages.items():
+        mean = {name: float(np.mean([row[name] for row in rows])) for name in (*IMAGE_MEASURES, "prevalence")}
+        yield {**_run_columns(key, arms), "task": AVERAGE, **mean}
+
+
+def _image_comparisons(
+    images: dict[str, ImageScores],
+    arms: Mapping[str, Mapping[str, Any]],
+    measure: Measure,
+    num_bootstrap: int,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    groups = _groups(images)
+
+    def values() -> Iterator[ImageValues]:
+        for task, item in images.items():
+            matrices = {
+                _name(*group): np.stack([item.vectors[key][measure.key] for key in keys]) for group, keys in groups.items()
+            }
+            yield ImageValues(task, item.present, matrices, identity_keys(item.sample_ids))
+
+    replicates = bootstrap_image_means(values(), num_replicates=num_bootstrap, seed=seed)
+    yield from _compared(replicates, groups, arms, measure)
 
 
 def _runs(table: pa.Table) -> Iterator[tuple[tuple[str, str, int, int, int], pa.Table]]:
@@ -190,21 +281,39 @@ def _comparisons(
     scores: dict[str, RunScores], arms: Mapping[str, Mapping[str, Any]], num_bootstrap: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Every arm at every size against all open weights, every pair of arms at every common size, and open weights in pairs."""
-    groups: dict[tuple[str, int], list[tuple[str, int, int, int]]] = {}
-    for key in next(iter(scores.values())).vectors if scores else ():
-        groups.setdefault(key[:2], []).append(key)
     if not scores:
         return
+    groups = _groups(scores)
     replicates = bootstrap_arms(
         (_task_scores(task, item, groups) for task, item in scores.items()), num_replicates=num_bootstrap, seed=seed
     )["auprc"]
+    yield from _compared(replicates, groups, arms, AUPRC)
+
+
+Groups = Mapping[tuple[str, int], Sequence[tuple[str, int, int, int]]]
+
+
+def _groups(
+    scores: Mapping[str, Any],
+) -> dict[tuple[str, int], list[tuple[str, int, int, int]]]:
+    """Runs (replicates and seeds) of each arm and size, from `RunScores` or `ImageScores` by task."""
+    groups: dict[tuple[str, int], list[tuple[str, int, int, int]]] = {}
+    for key in next(iter(scores.values())).vectors:
+        groups.setdefault(key[:2], []).append(key)
+    return groups
+
+
+def _compared(
+    replicates: ArmReplicates, groups: Groups, arms: Mapping[str, Mapping[str, Any]], measure: Measure
+) -> Iterator[dict[str, Any]]:
+    tasks = set(replicates.observed)
     for pair in _pairs(groups, arms):
         a, b = pair
         result = replicates.difference(_name(*a), _name(*b))
-        rows = {**result.per_task, "average": result.macro, "pooled": result.pooled}
-        for task, difference in rows.items():
-            mean_a, mean_b = (replicates.estimate(_name(*s), task if task in scores else None).observed for s in pair)
+        for task, difference in {**result.per_task, AVERAGE: result.macro, "pooled": result.pooled}.items():
+            mean_a, mean_b = (replicates.estimate(_name(*s), task if task in tasks else None).observed for s in pair)
             yield {
+                "measure": measure.key,
                 "arm_a": a[0],
                 "size_a": a[1],
                 "arm_b": b[0],
@@ -218,7 +327,10 @@ def _comparisons(
                 "significant": difference.significant,
                 "mean_a": mean_a,
                 "mean_b": mean_b,
-                "num_bootstrap": num_bootstrap,
+                # Replicates of all tasks in one heap spread mostly between tasks: they say nothing about what can be detected.
+                "standard_error": math.nan if task == "pooled" else difference.standard_error,
+                "detectable": math.nan if task == "pooled" else minimum_detectable_difference(difference.standard_error),
+                "num_bootstrap": replicates.num_replicates,
             }
 
 
@@ -247,7 +359,9 @@ def _pairs(
     yield from itertools.combinations(opened, 2)
 
 
-def _scaling(results: list[dict[str, Any]], arms: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _scaling(
+    results: list[dict[str, Any]], arms: Mapping[str, Mapping[str, Any]], measure: Measure = AUPRC
+) -> dict[str, list[dict[str, Any]]]:
     """`fits`, `curves` and `data_plan` of every trained arm on every task, the average first."""
     tables: dict[str, list[dict[str, Any]]] = {"fits": [], "curves": [], "data_plan": []}
     by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -257,25 +371,27 @@ def _scaling(results: list[dict[str, Any]], arms: Mapping[str, Mapping[str, Any]
         open_arm, rows = arms[arm]["open_weights_arm"], by_model.get((task, arm))
         if open_arm is None or rows is None:
             continue
-        sizes, scores = (np.array([row[name] for row in rows]) for name in ("subset_size", "auprc"))
+        sizes, scores = (np.array([row[name] for row in rows]) for name in ("subset_size", measure.key))
         curve = Curve("", arm, task, sizes, scores, [str(row["replicate"]) for row in rows])
-        opened = [row["auprc"] for row in by_model.get((task, open_arm), [])]
+        opened = [row[measure.key] for row in by_model.get((task, open_arm), [])]
         target = mean_over_seeds(opened) if opened else Estimate(math.nan, math.nan, math.nan)
-        row, fit = _fit_row(curve, target)
+        row, fit = _fit_row(curve, target, measure)
         tables["fits"].append({"task": task, "arm": arm, "open_weights_arm": open_arm, **row})
         if fit is not None:
             tables["curves"] += [{"task": task, "arm": arm, **point} for point in curve_rows(fit, num_points=NUM_CURVE_POINTS)]
-        tables["data_plan"].append(_plan_row(curve))
+        tables["data_plan"].append(_plan_row(curve, measure))
+    for row in itertools.chain.from_iterable(tables.values()):
+        row["measure"] = measure.key
     return tables
 
 
-def _fit_row(curve: Curve, target: Estimate) -> tuple[dict[str, Any], ScalingLawFit | None]:
+def _fit_row(curve: Curve, target: Estimate, measure: Measure) -> tuple[dict[str, Any], ScalingLawFit | None]:
     smallest, largest = int(curve.sizes.min()), int(curve.sizes.max())
     facts: dict[str, Any] = {"form": FORM, "min_size": smallest, "max_size": largest}
     facts["num_encoders"] = len(set(zip(curve.sizes.tolist(), curve.encoders, strict=True)))
     facts |= {"target": target.value, "target_low": target.low, "target_high": target.high}
     try:
-        fit = fit_scaling_law(curve.sizes, curve.scores, FORM, curve.encoders, larger_is_better=True)
+        fit = fit_scaling_law(curve.sizes, curve.scores, FORM, curve.encoders, larger_is_better=measure.larger_is_better)
     except InputError as error:
         return {**facts, "verdict": "no fit", "note": str(error)}, None
     low, high = fit.parameter_interval("k")
@@ -302,10 +418,17 @@ def _verdict(beats: float, smallest: float, largest: float) -> str:
     return "within range" if beats <= largest else "extrapolated"
 
 
-def _plan_row(curve: Curve) -> dict[str, Any]:
+def _plan_row(curve: Curve, measure: Measure) -> dict[str, Any]:
     """What `EXTRAPOLATION` times the largest size brings."""
     size = float(curve.sizes.max())
-    (plan,) = plan_data([curve], (EXTRAPOLATION - 1) * size, form=FORM, best_score=1.0)
+    (plan,) = plan_data(
+        [curve],
+        (EXTRAPOLATION - 1) * size,
+        form=FORM,
+        min_gain=measure.min_gain,
+        larger_is_better=measure.larger_is_better,
+        best_score=measure.best,
+    )
     return {**vars(plan), "form": FORM, "current_size": size, "next_size": EXTRAPOLATION * size}
 
 

@@ -30,6 +30,9 @@ OF_A_PROBE = {
     "subset_size": "`subset_sizes`",
     "replicate": "`replicates`",
 }
+OF_A_SEGMENTATION = {key: value for key, value in OF_A_PROBE.items() if key != "task_sets"} | {
+    "tasks": "`tasks` of the segmentation"
+}
 
 
 def check_settings(design: "Design") -> None:
@@ -42,6 +45,7 @@ def check_settings(design: "Design") -> None:
     _check_datasets(design)
     _check_pretraining(design)
     _check_probes(design)
+    _check_segmentations(design)
     _check_tasks(design)
 
 
@@ -51,10 +55,14 @@ def _check_reserved(design: "Design") -> None:
     places: list[tuple[tuple[str, ...], dict[str, Any], dict[str, str]]] = [
         (("pretraining",), settings.pretraining, OF_A_RUN),
         (("probe",), settings.probe, OF_A_PROBE),
+        (("segment",), settings.segment, OF_A_SEGMENTATION),
     ]
     places += [(("arms", name, "settings"), arm.settings, OF_A_RUN) for name, arm in settings.arms.items()]
     places += [(("open_weights", name, "settings"), w.settings, OF_A_RUN) for name, w in settings.open_weights.items()]
     places += [(("evaluations", name, "probe"), e.probe, OF_A_PROBE) for name, e in settings.evaluations.items()]
+    places += [
+        (("segmentations", name, "settings"), s.settings, OF_A_SEGMENTATION) for name, s in settings.segmentations.items()
+    ]
     for place, given, reserved in places:
         for key in given:
             if key in reserved:
@@ -138,6 +146,14 @@ def _check_probes(design: "Design") -> None:
         with _located(design, "probe", places):
             probe = build(ProbeConfig, {**plan["probe"], "task_sets": plan["task_sets"]}, "probe")
             replace(probe, subset_size=design.settings.subset_sizes[-1])
+
+
+def _check_segmentations(design: "Design") -> None:
+    from radscale.segmentation import SegmentationConfig
+
+    for name in design.settings.segmentations:
+        with _located(design, "segment", [f"segmentations.{name}.settings", f"segmentations.{name}", "segment"]):
+            build(SegmentationConfig, design.segmentation_settings(name), "segment")
 
 
 @contextmanager

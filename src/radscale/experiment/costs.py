@@ -18,7 +18,7 @@ from rich.table import Table
 from radscale.analysis.budgeted_design import propose_design
 from radscale.errors import InputError
 from radscale.experiment.build import build
-from radscale.experiment.settings import ImagesSource, PhantomSource
+from radscale.experiment.settings import DatasetSource, ImagesSource, PhantomSource
 from radscale.experiment.steps import budget_amount
 from radscale.experiment.yaml_lines import Location
 
@@ -135,6 +135,8 @@ class CostModel:
             return counted
         if isinstance(settings.source, PhantomSource):
             return settings.source.num_patients * PHANTOM_IMAGES_PER_PATIENT
+        if isinstance(settings.source, DatasetSource) and settings.source.num_images is not None:
+            return settings.source.num_images
         return self.settings.subset_sizes[-1] / max(settings.splits.train, 0.01)
 
     def _num_probed(self, dataset: str) -> float:
@@ -157,7 +159,10 @@ class CostModel:
             work[step.name] = self.num_images(name) * REPORT_SECONDS
         for run in self.design.runs:
             work[run.encoder.name] = self.run(run)[3]
-            work[run.probe.name] = self._probe(run.probe, self.settings.arms[run.arm].start if run.subset_size else run.arm)
+            start = self.settings.arms[run.arm].start if run.subset_size else run.arm
+            work[run.probe.name] = self._probe(run.probe, start)
+            if run.segmentation is not None:
+                work[run.segmentation.name] = self._segment(run.segmentation, start)
         work[self.design.analysis.name] = self._analysis()
         everything = {step.name: step for target in self.design.targets for step in _with_upstream(target)}
         return {name: self.hardware.start_seconds + work.get(name, 0.0) for name in everything}
@@ -185,6 +190,31 @@ class CostModel:
                 products = cells * channels * 2 * len(probe.seeds) * _num_tasks(tasks)
                 flops = probe.epochs * train * products * 2 * 2
                 seconds += flops / self.rate + probe.epochs * per_epoch * self.hardware.probe_step_seconds
+        return seconds
+
+    def _segment(self, step: "Step", encoder: str) -> float:
+        """Features once, heads of all seeds and tasks on them, and every predicted mask of a test image measured."""
+        from radscale.segmentation import SegmentationConfig
+
+        forward, grid, channels = self._features[encoder]
+        seconds = 0.0
+        for name, plan in step.config["plans"].items():
+            settings = build(SegmentationConfig, plan, "segment")
+            dataset = self.settings.segmentations[name].dataset
+            splits, images = self.settings.datasets[dataset].splits, self._num_probed(dataset)
+            train, test = min(images * splits.train, settings.max_train or math.inf), images * splits.test
+            seconds += (train + test) * (forward / self.rate + self.hardware.image_seconds)
+            # A phantom has ten types of devices; RANZCR-CLiP has four.
+            heads = len(settings.seeds) * (len(settings.tasks) if settings.tasks is not None else 4)
+            steps = max(settings.epochs * -(-train // settings.batch_size), settings.min_steps)
+            side = settings.mask_size_px or self.encoders[encoder].preprocessing.image_size_px
+            seen = settings.epochs * train
+            # Forward and backward of the projection, and of the interpolation to pixels along both axes.
+            cells = (settings.grid or grid) * settings.upsampling
+            products = heads * (cells**2 * channels + cells * side * (cells + side))
+            seconds += 3 * 2 * seen * products / self.rate + steps * self.hardware.segment_step_seconds
+            pixels = (self.settings.datasets[dataset].image_size_px or self.settings.image_size_px) ** 2
+            seconds += test * heads * (self.hardware.mask_seconds * pixels / 1e6 + 1e-3)
         return seconds
 
     def _stored_pixels(self, dataset: str) -> float:
@@ -331,10 +361,12 @@ def print_proposal(study: "Study", gpu_hours: float, console: Console) -> None:
     study.check(sources=False)
     model, design = CostModel(study.design), study.design
     trained = {run.arm: run for run in design.runs if run.subset_size}
-    per_run = {step.name for run in design.runs if run.subset_size for step in (run.encoder, run.probe)}
+    per_run = {step.name for run in design.runs if run.subset_size for step in run.steps}
     fixed = sum(seconds for name, seconds in model.seconds.items() if name not in per_run)
 
-    evaluation = sum(model.seconds[run.probe.name] for run in trained.values()) / 3600
+    evaluation = (
+        sum(model.seconds[step.name] for run in trained.values() for step in run.steps if step is not run.encoder) / 3600
+    )
 
     def hours(size: int) -> float:
         """One encoder of each arm, trained and evaluated."""

@@ -28,16 +28,18 @@ VERSIONS = {
     "phantom": 3,
     "datasets": 3,
     "extraction": 2,
-    "agreement": 1,
+    "agreement": 2,
     "open_weights": 3,
     "budget": 2,
     "pretraining": 4,
     "probing": 2,
-    "analysis": 3,
+    "masks": 1,
+    "segmentation": 1,
+    "analysis": 4,
     "pictures": 1,
     "similarity": 2,
 }
-WITH_NETWORKS = ("open_weights", "pretraining", "probing", "similarity")
+WITH_NETWORKS = ("open_weights", "pretraining", "probing", "segmentation", "similarity")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ class PlannedRun:
     replicate: int
     encoder: Step
     probe: Step
+    segmentation: Step | None
+    """None: the study has no masks."""
+
+    @property
+    def steps(self) -> "list[Step]":
+        """The encoder, then what evaluates it."""
+        return [step for step in (self.encoder, self.probe, self.segmentation) if step is not None]
 
 
 class Design:
@@ -124,7 +133,7 @@ class Design:
             "test_fraction": dataset.splits.test,
             "split_seed": self.settings.seed,
             "num_replicates": max(self.settings.num_replicates(size) for size in self.settings.subset_sizes),
-            "public": dataset.public or isinstance(source, PhantomSource),
+            "public": self._is_public(name),
         }
         inputs: dict[str, Step] = {}
         external: dict[str, Path] = {}
@@ -321,19 +330,78 @@ class Design:
             description="frozen encoder -> prediction tables",
         )
 
+    def mask_path(self, name: str) -> Path | None:
+        """Where a segmentation's masks are; None for those of a phantom."""
+        masks = self.settings.segmentations[name].masks
+        return None if masks is None else self._resolve(("segmentations", name, "masks"), masks)
+
+    @cached_property
+    def masks(self) -> dict[str, Step]:
+        """Mask tables, by segmentation."""
+        steps = {}
+        for name, segmentation in self.settings.segmentations.items():
+            path = self.mask_path(name)
+            inputs = {"dataset": self.datasets[segmentation.dataset]}
+            if path is None:
+                inputs["source"] = self.archives[segmentation.dataset]
+            steps[name] = self._step(
+                name=f"masks/{name}",
+                function=f"{STEPS}:make_masks",
+                config={
+                    "line_width": segmentation.line_width,
+                    "skip_outside": segmentation.skip_outside,
+                    "public": self._is_public(segmentation.dataset),
+                },
+                inputs=inputs,
+                external={} if path is None else {"source": path},
+                slots=0,
+                description="masks of the images of a dataset",
+            )
+        return steps
+
+    def _is_public(self, dataset: str) -> bool:
+        settings = self.settings.datasets[dataset]
+        return settings.public or isinstance(settings.source, PhantomSource)
+
+    def segmentation_settings(self, name: str) -> dict[str, Any]:
+        """Settings of a segmentation without its run."""
+        segmentation = self.settings.segmentations[name]
+        # A study has many encoders: sheets of single cases are for `radscale segment`, unless they are asked for.
+        return {"num_overlays": 0, **merge(self.settings.segment, segmentation.settings), "tasks": segmentation.tasks}
+
+    def _segment(self, arm: str, objective: str, size: int, replicate: int, encoder: Step) -> Step | None:
+        if not self.settings.segmentations:
+            return None
+        inputs = {"encoder": encoder}
+        for name, segmentation in self.settings.segmentations.items():
+            inputs |= {f"masks:{name}": self.masks[name], f"dataset:{name}": self.datasets[segmentation.dataset]}
+        return self._step(
+            name=f"segmentation/{arm}" + (f"/n={size}/replicate={replicate}" if size else ""),
+            function=f"{STEPS}:segment_images",
+            config={
+                "arm": arm,
+                "objective": objective,
+                "subset_size": size,
+                "replicate": replicate,
+                "plans": {name: self.segmentation_settings(name) for name in self.settings.segmentations},
+            },
+            inputs=inputs,
+            description="frozen encoder -> masks of the test images",
+        )
+
+    def _planned(self, arm: str, objective: str, size: int, replicate: int, encoder: Step) -> PlannedRun:
+        names = (arm, objective, size, replicate)
+        return PlannedRun(*names, encoder, self._probe(*names, encoder), self._segment(*names, encoder))
+
     @cached_property
     def runs(self) -> list[PlannedRun]:
         """Every encoder of the study: open weights first, then arms x sizes x replicates, small sizes first."""
-        runs = []
-        for name, step in self.open_weights.items():
-            probe = self._probe(name, "open_weights", 0, 0, step)
-            runs.append(PlannedRun(name, "open_weights", 0, 0, step, probe))
+        runs = [self._planned(name, "open_weights", 0, 0, step) for name, step in self.open_weights.items()]
         for size in self.settings.subset_sizes:
             for replicate in range(self.settings.num_replicates(size)):
                 for name, arm in self.settings.arms.items():
                     encoder = self._continue(name, arm, size, replicate)
-                    probe = self._probe(name, arm.objective, size, replicate, encoder)
-                    runs.append(PlannedRun(name, arm.objective, size, replicate, encoder, probe))
+                    runs.append(self._planned(name, arm.objective, size, replicate, encoder))
         return runs
 
     @cached_property
@@ -350,6 +418,7 @@ class Design:
     @cached_property
     def analysis(self) -> Step:
         inputs = {run.probe.name: run.probe for run in self.runs}
+        inputs |= {run.segmentation.name: run.segmentation for run in self.runs if run.segmentation is not None}
         for name in dict.fromkeys(evaluation.dataset for evaluation in self.settings.evaluations.values()):
             inputs[f"dataset:{name}"] = self.datasets[name]
         return self._step(
@@ -358,12 +427,15 @@ class Design:
             config={
                 "arms": self.arm_facts,
                 "evaluations": {name: e.dataset for name, e in self.settings.evaluations.items()},
+                "segmentations": list(self.settings.segmentations),
                 **self.settings.analysis.model_dump(),
             },
             inputs=inputs,
             # What could be trained is analysed; the report names the rest.
-            optional=frozenset(run.probe.name for run in self.runs if run.subset_size),
-            description="AUPRC, paired bootstrap, scaling laws, subgroups",
+            optional=frozenset(
+                step.name for run in self.runs if run.subset_size for step in run.steps if step is not run.encoder
+            ),
+            description="scores, paired bootstrap, scaling laws, subgroups",
         )
 
     @cached_property
@@ -423,7 +495,7 @@ class Design:
         """All steps in the order in which a person wants them done: data, encoders with their probes, then the rest."""
         steps: list[Step] = []
         for run in self.runs:
-            steps += [run.encoder, run.probe]
+            steps += run.steps
         return [*self.agreement.values(), *steps, self.analysis, *self.pictures]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radscale import __version__
+from radscale.experiment.settings import Segmentation
 from radscale.html_report import ReportInputs, write_report
 
 if TYPE_CHECKING:
@@ -64,16 +65,7 @@ def collect_inputs(study: "Study", work: Path) -> ReportInputs:
         radscale_version=__version__,
         analysis=store.path(design.analysis),
         arms=design.arm_facts,
-        evaluations=[
-            {
-                "name": name,
-                "label": evaluation.label,
-                "tasks": task_names(study, name),
-                "headline": evaluation.headline,
-                "note": evaluation.note,
-            }
-            for name, evaluation in settings.evaluations.items()
-        ],
+        evaluations=[_evaluation_facts(study, name) for name in (*settings.evaluations, *settings.segmentations)],
         agreement=_agreement(study, work / "agreement.csv"),
         runs=_runs(study, work / "runs.csv"),
         dataset_facts=[_dataset_facts(study, name) for name in settings.datasets],
@@ -85,14 +77,34 @@ def collect_inputs(study: "Study", work: Path) -> ReportInputs:
     )
 
 
+def _evaluation_facts(study: "Study", name: str) -> dict[str, Any]:
+    settings = study.settings
+    evaluation = settings.evaluations.get(name) or settings.segmentations[name]
+    facts = {
+        "name": name,
+        "label": evaluation.label,
+        "tasks": task_names(study, name),
+        "headline": evaluation.headline,
+        "note": evaluation.note,
+        "held_out": evaluation.dataset != settings.pretraining_dataset,
+    }
+    if isinstance(evaluation, Segmentation):
+        return {**facts, "kind": "segmentation"}
+    return {**facts, "task_set": evaluation.tasks if isinstance(evaluation.tasks, str) else None}
+
+
 def task_names(study: "Study", evaluation: str) -> dict[str, str]:
     """Tasks that were evaluated, with the names that people know them by."""
-    from radscale.probing import display_name
+    from radscale.probing import TASK_SETS, display_name
 
     path = study.store.path(study.design.analysis) / "results.csv"
     with path.open(encoding="utf-8", newline="") as file:
-        tasks = [row["task"] for row in csv.DictReader(file) if row["evaluation"] == evaluation]
-    return {task: display_name(task) for task in dict.fromkeys(tasks) if task != "average"}
+        found = {row["task"]: None for row in csv.DictReader(file) if row["evaluation"] == evaluation}
+    # In the order of the task set, which is the paper's, or in which the study names them.
+    evaluated = study.settings.evaluations.get(evaluation) or study.settings.segmentations[evaluation]
+    wanted = TASK_SETS.get(evaluated.tasks, ()) if isinstance(evaluated.tasks, str) else evaluated.tasks or ()
+    ordered = [*(task for task in wanted if task in found), *found]
+    return {task: display_name(task) for task in dict.fromkeys(ordered) if task != "average"}
 
 
 def _agreement(study: "Study", path: Path) -> Path | None:

@@ -58,6 +58,8 @@ class DatasetSource(Strict):
 
     kind: Literal["dataset"]
     path: str
+    num_images: Positive | None = None
+    """What `plan` counts with while the dataset is not there."""
 
 
 Source = Annotated[PhantomSource | DicomSource | ImagesSource | DatasetSource, Field(discriminator="kind")]
@@ -158,6 +160,26 @@ class Evaluation(Strict):
     """Overrides of `probe` for this evaluation's dataset."""
 
 
+class Segmentation(Strict):
+    """Masks of a dataset that every encoder of the study is to find (paper, section 5.2)."""
+
+    label: str
+    dataset: Name
+    masks: str | None = None
+    """A folder as `radscale masks` takes it (RANZCR-CLiP, or devices.csv with mask files), or a mask table (.parquet) of the
+    dataset. None: the archive of the dataset's phantom."""
+    tasks: list[str] | None = None
+    """Of the masks; None takes all."""
+    line_width: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """Of drawn lines, as a share of the image's shorter side."""
+    skip_outside: bool = False
+    """Leave out lines that leave their image."""
+    headline: bool = False
+    note: str = ""
+    settings: dict[str, Any] = {}
+    """Overrides of `segment`."""
+
+
 class Analysis(Strict):
     num_bootstrap: Positive = 500
     seed: int = 0
@@ -182,6 +204,10 @@ class Hardware(Strict):
     """The same of a step of the probes."""
     image_seconds: Annotated[float, Field(ge=0)] = 0.001
     """To read and prepare an image for an encoder."""
+    mask_seconds: Annotated[float, Field(ge=0)] = 0.003
+    """To measure a predicted mask of a million pixels against the reader's, all metrics."""
+    segment_step_seconds: Annotated[float, Field(ge=0)] = 0.01
+    """What an optimizer step of the segmentation heads takes beside its FLOPs."""
     start_seconds: Annotated[float, Field(ge=0)] = 0.7
     """Of any step: its process, its inputs, its outputs."""
     price_per_device_hour: Annotated[float, Field(ge=0)] | None = None
@@ -189,7 +215,7 @@ class Hardware(Strict):
 
 
 class Experiment(Strict):
-    """A study: datasets, open weights, arms x subset sizes x replicates under one budget, evaluations."""
+    """A study: datasets, open weights, arms x subset sizes x replicates under one budget, evaluations, segmentations."""
 
     name: Name
     title: str
@@ -212,6 +238,9 @@ class Experiment(Strict):
     evaluations: Annotated[dict[Name, Evaluation], Field(min_length=1)]
     probe: dict[str, Any] = {}
     """Fields of `radscale.probing.ProbeConfig`."""
+    segmentations: dict[Name, Segmentation] = {}
+    segment: dict[str, Any] = {}
+    """Fields of `radscale.segmentation.SegmentationConfig`."""
     analysis: Analysis = Analysis()
     similarity: Similarity = Similarity()
     hardware: Hardware = Hardware()
@@ -248,6 +277,13 @@ class Experiment(Strict):
                     if getattr(self.datasets[evaluation.dataset].splits, split) == 0:
                         where = f"datasets.{evaluation.dataset}.splits.{split}"
                         raise ValueError(f"{where}: is 0, and evaluation '{name}' needs images there; give it a share")
+        for name, segmentation in self.segmentations.items():
+            _need(self.datasets, segmentation.dataset, f"segmentations.{name}.dataset", "datasets")
+            if name in self.evaluations:
+                raise ValueError(f"segmentations.{name}: the name is also that of an evaluation; rename one")
+            source = self.datasets[segmentation.dataset].source
+            if segmentation.masks is None and not isinstance(source, PhantomSource):
+                raise ValueError(f"segmentations.{name}: needs masks: a folder as `radscale masks` takes it, or a mask table")
         if self.budget.reference is not None:
             _need(self.arms, self.budget.reference, "budget.reference", "arms")
         return self

@@ -206,19 +206,68 @@ def probe_encoder(config: Config, inputs: Inputs, out: Path, context: StepContex
     return results
 
 
+def make_masks(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
+    """`out/masks.parquet`: the mask table of a dataset, converted or, where it is one already, checked and copied."""
+    from radscale.datasets import Dataset, load_or_create_secret
+    from radscale.datasets.mask_sources import convert_masks
+    from radscale.datasets.masks import MaskTable
+
+    dataset, source = Dataset(inputs["dataset"]), inputs["source"]
+    if source.is_file():
+        table = MaskTable(source, dataset)
+        shutil.copyfile(source, out / "masks.parquet")
+        return {"tasks": table.tasks}
+    secret = PUBLIC_KEY if config["public"] else load_or_create_secret(Path(context.options["secret"]))
+    return convert_masks(
+        source,
+        dataset,
+        out / "masks.parquet",
+        secret=secret,
+        line_width_share=config["line_width"],
+        skip_outside=config["skip_outside"],
+        progress=context.progress,
+    )
+
+
+def segment_images(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
+    """Segment with one encoder; `out/<segmentation>.parquet` are the measurements of its test images."""
+    from radscale.segmentation import SegmentationConfig, run_segmentation
+
+    results: Result = {"excluded_tasks": [], "segmentations": {}}
+    for name, plan in config["plans"].items():
+        columns = {key: config[key] for key in ("arm", "objective", "subset_size", "replicate")}
+        part = out / f"segmentation={name}"
+        result = run_segmentation(
+            build(SegmentationConfig, {**plan, **columns}, "segment"),
+            encoder=inputs["encoder"],
+            dataset=inputs[f"dataset:{name}"],
+            masks=inputs[f"masks:{name}"] / "masks.parquet",
+            out=part,
+            work=context.work / name,
+            progress=context.progress,
+        )
+        shutil.move(part / "segmentation.parquet", out / f"{name}.parquet")
+        results["excluded_tasks"] += [{"evaluation": name, **row} for row in result.pop("excluded_tasks")]
+        del result["summary"]  # stands in summary.csv
+        results["segmentations"][name] = result
+    return results
+
+
 def analyse(config: Config, inputs: Inputs, out: Path, context: StepContext) -> Result:
     from radscale.analysis.summary import summarise
 
-    probes = [path for name, path in inputs.items() if not name.startswith("dataset:")]
+    probes = [path for name, path in inputs.items() if name.startswith("probing/")]
+    segmented = [path for name, path in inputs.items() if name.startswith("segmentation/")]
     excluded: dict[tuple[str, str], dict[str, str]] = {}
-    for probe in probes:
-        for row in json.loads((probe / "record.json").read_text())["result"]["excluded_tasks"]:
+    for path in (*probes, *segmented):
+        for row in json.loads((path / "record.json").read_text())["result"]["excluded_tasks"]:
             excluded[row["evaluation"], row["task"]] = row
     summarise(
         {name: [probe / f"{name}.parquet" for probe in probes] for name in config["evaluations"]},
         config["arms"],
         {name: inputs[f"dataset:{dataset}"] for name, dataset in config["evaluations"].items()},
         out,
+        segmentations={name: [path / f"{name}.parquet" for path in segmented] for name in config["segmentations"]},
         num_bootstrap=config["num_bootstrap"],
         seed=config["seed"],
         excluded_tasks=list(excluded.values()),

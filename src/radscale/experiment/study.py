@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from radscale.experiment.costs import RunCost
 
 # Imported once by the fork server, so that every step starts with them in memory.
-PRELOAD = ("radscale.pretraining", "radscale.probing", "radscale.analysis.summary", "torch.utils.flop_counter")
+PRELOAD = (
+    "radscale.pretraining",
+    "radscale.probing",
+    "radscale.segmentation",
+    "radscale.analysis.summary",
+    "torch.utils.flop_counter",
+)
 STAGES = (
     "phantom",
     "datasets",
@@ -29,7 +35,9 @@ STAGES = (
     "open_weights",
     "budget",
     "pretraining",
+    "masks",
     "probing",
+    "segmentation",
     "analysis",
     "pictures",
     "similarity",
@@ -84,6 +92,12 @@ class Study:
                     where = self.design.locate([("open_weights", name, "weights")])
                     raise InputError(f"{where}: {path} does not exist; correct the path")
 
+        for name in self.settings.segmentations:
+            path = self.design.mask_path(name)
+            if path is not None and not path.exists() and self.store.record(self.design.masks[name]) is None:
+                where = self.design.locate([("segmentations", name, "masks")])
+                raise InputError(f"{where}: {path} does not exist; correct the path")
+
     def _check_sizes(self) -> None:
         """The largest subset fits the data as far as they can be counted; their ingest checks it to the image."""
         from radscale.datasets import Dataset
@@ -134,7 +148,7 @@ class Study:
     def _with_secret(self, steps: list[Step]) -> list[Step]:
         """Say where the pseudonym secret lies: beside the outputs, never in one."""
         for step in steps:
-            if step.stage == "datasets":
+            if step.stage in ("datasets", "masks"):
                 step.options["secret"] = str(self.store.root / "secret.key")
             if step.name == f"datasets/{self.settings.pretraining_dataset}":
                 step.options["needed_train"] = self.settings.subset_sizes[-1]

@@ -19,9 +19,9 @@ def agreement(predicted: pa.Table, reference: pa.Table) -> list[dict[str, str | 
         predicted, reference: label tables (docs/data_format.md, section 2); several engines in one table are an error.
 
     Returns:
-        One dict per task, sorted by task: task, precision, recall, f1 (nan where undefined), support (reference positives that
-        were compared), num_compared, num_predicted_uncertain, num_predicted_not_mentioned, num_reference_uncertain,
-        num_reference_not_mentioned.
+        One dict per task, sorted by task: task, precision, recall, f1, kappa (Cohen's; nan where undefined), support (reference
+        positives that were compared), num_predicted (positives of the other side), num_both (positive on both), num_compared,
+        num_predicted_uncertain, num_predicted_not_mentioned, num_reference_uncertain, num_reference_not_mentioned.
 
     Raises:
         InputError: a column is missing, a state is unknown, statements contradict each other, or the tables share no id.
@@ -66,7 +66,10 @@ def _task_agreement(
         "precision": _ratio(both, num_predicted),
         "recall": _ratio(both, support),
         "f1": _ratio(2 * both, num_predicted + support),
+        "kappa": _kappa(both, num_predicted, support, sum(certain.values())),
         "support": support,
+        "num_predicted": num_predicted,
+        "num_both": both,
         "num_compared": sum(certain.values()),
         "num_predicted_uncertain": sum(count for (state, _), count in pairs.items() if state == "uncertain"),
         "num_predicted_not_mentioned": sum(count for (state, _), count in pairs.items() if state == "not_mentioned"),
@@ -77,3 +80,12 @@ def _task_agreement(
 
 def _ratio(numerator: int, denominator: int) -> float:
     return numerator / denominator if denominator else float("nan")
+
+
+def _kappa(both: int, predicted: int, reference: int, total: int) -> float:
+    """Cohen's kappa of two binary labellings: agreement beyond chance, by the chance that both margins give."""
+    if not total:
+        return float("nan")
+    observed = (both + total - predicted - reference + both) / total
+    chance = (predicted * reference + (total - predicted) * (total - reference)) / total**2
+    return float("nan") if chance == 1 else (observed - chance) / (1 - chance)

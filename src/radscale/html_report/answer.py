@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from radscale.analysis.data_plan import MIN_GAIN
 from radscale.analysis.fit_tables import EXTRAPOLATION
+from radscale.analysis.measures import AUPRC, Measure
 from radscale.html_report.rows import Arms, data_plan_rows, fit_of, open_arms, plan_of, tells, trained_arms
-from radscale.html_report.tables import AnalysisTables, Row, count, mean, points, signed_points
+from radscale.html_report.tables import AnalysisTables, Row, count, mean
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ def answers(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> lis
     ]
 
 
-def interval(row: Mapping[str, Any], value: str = "difference") -> str:
-    """`+2.4 [+1.1, +3.6]` in points."""
-    return f"{signed_points(row[value])} [{signed_points(row['low'])}, {signed_points(row['high'])}]"
+def interval(row: Mapping[str, Any], value: str = "difference", measure: Measure = AUPRC) -> str:
+    """`+2.4 [+1.1, +3.6]` in the units of the measure."""
+    return f"{measure.signed(row[value])} [{measure.signed(row['low'])}, {measure.signed(row['high'])}]"
 
 
 def better_from(tables: AnalysisTables, arms: Arms, arm: str) -> int | None:
     """Smallest size tried from which on every size is significantly better than the open weights."""
     found = None
     for size in reversed(tables.sizes(arm)):
-        if _sign(_against_open(tables, arms, arm, size)) <= 0:
+        if _sign(_against_open(tables, arms, arm, size), tables.measure) <= 0:
             break
         found = size
     return found
@@ -52,23 +52,24 @@ def _against_open(tables: AnalysisTables, arms: Arms, arm: str, size: int) -> Ro
     return tables.comparison((arm, size), (arms[arm]["open_weights_arm"], 0), "average")
 
 
-def _sign(row: Row | None) -> int:
+def _sign(row: Row | None, measure: Measure) -> int:
+    """1 if the first of both is significantly better, -1 if the second is, 0 if neither."""
     if row is None or not row["significant"]:
         return 0
-    return 1 if row["difference"] > 0 else -1
+    return measure.sign if row["difference"] > 0 else -measure.sign
 
 
 def _beats_open(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
-    question = "How much of our own data beats the open model?"
+    question, measure = "How much of our own data beats the open model?", tables.measure
     rows = {arm: row for arm in trained if (row := _against_open(tables, arms, arm, max(tables.sizes(arm)))) is not None}
     if not rows:
         return Answer(question, "No answer yet.", "No arm was compared with its open weights.")
     starts = {arm: size for arm in rows if (size := better_from(tables, arms, arm)) is not None}
     largest = max(max(tables.sizes(arm)) for arm in rows)
-    details = "; ".join(f"{arms[arm]['label']} {interval(row)}" for arm, row in rows.items())
-    reasons = f"Difference to the open model that each one started from, in AUPRC points with 95 % intervals: {details}."
+    details = "; ".join(f"{arms[arm]['label']} {interval(row, measure=measure)}" for arm, row in rows.items())
+    reasons = f"Difference to the open model that each one started from, {_in(measure)} with 95 % intervals: {details}."
     if starts:
-        arm = min(starts, key=lambda name: (starts[name], -rows[name]["difference"]))
+        arm = min(starts, key=lambda name: (starts[name], -measure.sign * rows[name]["difference"]))
         smallest = starts[arm] == min(tables.sizes(arm))
         first = f"{starts[arm]:,} images" + (", the fewest that we tried" if smallest else "")
         verdict = f"{first}, with {arms[arm]['label']}."
@@ -80,19 +81,57 @@ def _beats_open(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answe
             verdict += f" Not shown for {_listed(short)} with up to {largest:,} images."
     else:
         verdict = f"More than the {largest:,} images that we tried, if any amount does."
-        below = [arms[arm]["label"] for arm, row in rows.items() if _sign(row) < 0]
+        below = [arms[arm]["label"] for arm, row in rows.items() if _sign(row, measure) < 0]
         if below:
             verdict += f" {_listed(below)} {'is' if len(below) == 1 else 'are'} measurably worse than the open model."
-        undecided = [row["high"] for row in rows.values() if _sign(row) == 0]
+        best = "high" if measure.larger_is_better else "low"
+        undecided = [measure.sign * row[best] for row in rows.values() if _sign(row, measure) == 0]
         if undecided:
-            reasons += f" A gain above {points(max(max(undecided), 0.0))} points is unlikely at this size."
+            reasons += f" A gain above {measure.show(max(max(undecided), 0.0))} {measure.unit} is unlikely at this size."
     beating = {arms[arm]["label"]: text for arm in rows if (text := beats_in_words(tables, arm))}
+    disagreement = _disagreement(tables, arms, starts, rows)
     known = [f"{label}: {text}" for label, text in beating.items() if text != UNKNOWN]
     if known:
         reasons += f" From where on the fitted curve beats the open model: {'; '.join(known)}."
     elif beating:
         reasons += " From where on a fitted curve would beat the open model cannot be told from these encoders."
-    return Answer(question, verdict, reasons)
+    return Answer(question, verdict, reasons + disagreement)
+
+
+def _in(measure: Measure) -> str:
+    """`in AUPRC points`, `in px of Hausdorff distance (below 0 is better)`."""
+    if measure.unit == "points":
+        return f"in {measure.name} points"
+    return f"in {measure.unit} of {measure.name}" + ("" if measure.larger_is_better else " (below 0 is better)")
+
+
+def _disagreement(tables: AnalysisTables, arms: Arms, starts: Mapping[str, int], rows: Mapping[str, Row]) -> str:
+    """One sentence where a fitted curve beats the open model in the range that was tried and the test images do not show it,
+    or the other way round."""
+    early, late = [], []
+    for arm in rows:
+        fit = fit_of(tables, arm, "average")
+        if fit is None or math.isnan(fit["beats"]):
+            continue
+        if beats(fit) == UNKNOWN:
+            continue
+        if arm not in starts and fit["beats"] <= fit["max_size"]:
+            early.append(arms[arm]["label"])
+        elif arm in starts and fit["beats"] > starts[arm]:
+            late.append(arms[arm]["label"])
+    if not early and not late:
+        return ""
+    parts = []
+    if early:
+        parts.append(
+            f"for {_listed(early)} the curve beats the open model at sizes that were tried and the comparison does not"
+        )
+    if late:
+        parts.append(f"for {_listed(late)} comparisons show it at sizes where the fitted curve does not yet")
+    return (
+        f" Both ways of asking disagree: {'; '.join(parts)}. The curve averages over encoders and takes the test images as "
+        "they are, the comparison allows for their being a sample: trust what both show."
+    )
 
 
 UNKNOWN = "cannot be told"
@@ -130,34 +169,38 @@ def _listed(words: list[str]) -> str:
 
 
 def _best_objective(tables: AnalysisTables, arms: Arms, trained: list[str]) -> Answer:
-    question = "With which objective?"
+    question, measure = "With which objective?", tables.measure
+    above = "above" if measure.larger_is_better else "better than"
+    highest = "highest" if measure.larger_is_better else "best (lowest)"
     common = set.intersection(*(set(tables.sizes(arm)) for arm in trained))
     if len(trained) < 2 or not common:
         return Answer(question, f"Only {arms[trained[0]]['label']} was tried.", "Objectives can be compared at one size only.")
     size = max(common)
     scores = {arm: mean(tables.scores(arm, size, "average")) for arm in trained}
-    ordered = sorted(trained, key=lambda arm: -scores[arm])
+    ordered = sorted(trained, key=lambda arm: -measure.sign * scores[arm])
     best = ordered[0]
     rows = {arm: tables.comparison((best, size), (arm, size), "average") for arm in ordered[1:]}
     ties = [arms[arm]["label"] for arm, row in rows.items() if row is None or not row["significant"]]
     label = arms[best]["label"]
     if not ties:
-        verdict = f"{label}: measurably above the others."
+        verdict = f"{label}: measurably {above} the others."
     elif len(ties) == len(rows):
-        verdict = f"No measurable difference. {label} is highest, by less than chance could bring."
+        verdict = f"No measurable difference. {label} is {highest}, by less than chance could bring."
     else:
-        verdict = f"{label} is highest, but not measurably above {_listed(ties)}."
-    listed = "; ".join(f"{arms[arm]['label']} {points(scores[arm])}" for arm in ordered)
-    reasons = f"Mean AUPRC in points with {size:,} images: {listed}."
-    compared = "; ".join(f"{arms[arm]['label']} {interval(row)}" for arm, row in rows.items() if row is not None)
+        verdict = f"{label} is {highest}, but not measurably {above} {_listed(ties)}."
+    listed = "; ".join(f"{arms[arm]['label']} {measure.show(scores[arm])}" for arm in ordered)
+    reasons = f"Mean {measure.name} in {measure.unit} with {size:,} images: {listed}."
+    compared = "; ".join(
+        f"{arms[arm]['label']} {interval(row, measure=measure)}" for arm, row in rows.items() if row is not None
+    )
     if compared:
         reasons += f" {label} minus the others: {compared}."
     opened = open_arms(tables, arms)
     if opened:
-        top = max(opened, key=lambda arm: mean(tables.scores(arm, 0, "average")))
-        reasons += f" The best open model, {arms[top]['label']}, has {points(mean(tables.scores(top, 0, 'average')))}"
+        top = max(opened, key=lambda arm: measure.sign * mean(tables.scores(arm, 0, "average")))
+        reasons += f" The best open model, {arms[top]['label']}, has {measure.show(mean(tables.scores(top, 0, 'average')))}"
         row = tables.comparison((best, size), (top, 0), "average")
-        reasons += f" ({label} minus it: {interval(row)})." if row is not None else "."
+        reasons += f" ({label} minus it: {interval(row, measure=measure)})." if row is not None else "."
     starts = {arms[arm]["open_weights_arm"] for arm in trained}
     if len(starts) > 1:
         reasons += " Objectives that start from different open models differ in architecture too."
@@ -165,12 +208,12 @@ def _best_objective(tables: AnalysisTables, arms: Arms, trained: list[str]) -> A
 
 
 def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], trained: list[str]) -> Answer:
-    question = "What would more data buy?"
+    question, measure = "What would more data buy?", tables.measure
     largest = max(max(tables.sizes(arm)) for arm in trained)
     gains, unknown = {}, []
     for arm in trained:
         gain = plan_of(tables, arm, "average")
-        if gain is None or not tells(gain):
+        if gain is None or not tells(gain, measure):
             unknown.append(arms[arm]["label"])
         else:
             gains[arm] = gain
@@ -181,26 +224,29 @@ def _more_data(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], tra
     amount = f"{count(EXTRAPOLATION * largest)} images, {EXTRAPOLATION:g} times what we tried"
     if up:
         best = max(up, key=lambda arm: gains[arm]["gain"])
-        verdict = f"With {amount}: about {signed_points(gains[best]['gain'])} points more with "
+        more = "points more" if measure.larger_is_better else f"{measure.unit} of improvement"
+        verdict = f"With {amount}: about {measure.signed(gains[best]['gain'])} {more} with "
         verdict += f"{arms[best]['label']}."
     elif down and len(down) == len(gains):
-        verdict = f"Nothing: with {amount}, the fitted scores fall."
+        verdict = f"Nothing: with {amount}, the fitted scores {'fall' if measure.larger_is_better else 'get worse'}."
     else:
         verdict = f"Nothing that these data can show: with {amount}, a gain and a loss both fit."
-        if max(gain["high"] for gain in gains.values()) < 0.01:
-            verdict = f"Little: with {amount}, less than one point."
-    listed = "; ".join(f"{arms[arm]['label']} {interval(gain, 'gain')}" for arm, gain in gains.items())
-    reasons = f"Expected change of the mean AUPRC in points, extrapolated by the fitted power law, 95 % interval: {listed}."
+        if max(gain["high"] for gain in gains.values()) < 1 / measure.scale:
+            verdict = f"Little: with {amount}, less than {'one point' if measure.unit == 'points' else 'one pixel'}."
+    listed = "; ".join(f"{arms[arm]['label']} {interval(gain, 'gain', measure)}" for arm, gain in gains.items())
+    change = "change" if measure.larger_is_better else "improvement"
+    reasons = f"Expected {change} of the mean {measure.name} in {measure.unit}, extrapolated by the fitted power law, "
+    reasons += f"95 % interval: {listed}."
     if unknown:
         reasons += f" Too uncertain to tell for {_listed(unknown)}."
-    leader = max(gains, key=lambda arm: mean(tables.scores(arm, max(tables.sizes(arm)), "average")))
+    leader = max(gains, key=lambda arm: measure.sign * mean(tables.scores(arm, max(tables.sizes(arm)), "average")))
     plan = [row for row in data_plan_rows(tables, arms, names, leader) if not row["is_average"]]
     if plan:
         pays = [row["task"] for row in sorted(plan, key=lambda row: -row["gain"]) if row["verdict"] == "pays"]
         done = sum(row["saturated"] for row in plan)
         reasons += (
             f" Averages mislead: with {arms[leader]['label']}, {len(pays)} of {len(plan)} tasks gain "
-            f"{points(MIN_GAIN)} points or more, with an interval above zero"
+            f"{measure.show(measure.min_gain)} {measure.unit} or more, with an interval above zero"
         )
         reasons += f" ({', '.join(pays[:3])}{', …' if len(pays) > 3 else ''})" if pays else ""
         reasons += f", {done or 'none'} {'are' if done > 1 else 'is'} near saturation (even the upper limit is below that)."

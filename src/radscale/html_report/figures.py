@@ -23,9 +23,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from matplotlib.transforms import blended_transform_factory
 
+from radscale.analysis.measures import AUPRC
 from radscale.errors import InputError
 from radscale.html_report.style import FAINT, GREY, INK, STYLE, ArmStyle, arm_styles, as_row, save_figure
-from radscale.html_report.tables import signed_points
 
 __all__ = [
     "continuity_figure",
@@ -579,7 +579,7 @@ def data_plan_figure(
         axes.text(
             average,
             1 + 0.05 / height,
-            f"average {signed_points(average / 100)}",
+            f"average {AUPRC.signed(average / 100)}",
             transform=blended_transform_factory(axes.transData, axes.transAxes),
             ha="center",
             va="bottom",

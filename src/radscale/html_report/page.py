@@ -14,11 +14,13 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
-from radscale.analysis.data_plan import MIN_GAIN
 from radscale.analysis.fit_tables import EXTRAPOLATION
+from radscale.analysis.measures import AUPRC, DICE, HAUSDORFF, Measure
 from radscale.analysis.stratification import SMALL_POSITIVES
 from radscale.html_report import figures
 from radscale.html_report.answer import answers, beats, better_from, interval, smallest_p, unknowns
+from radscale.html_report.held_out import held_out_rows, reversals, separation
+from radscale.html_report.paper_tables import missing_tables, paper_figures, paper_table, write_paper_table
 from radscale.html_report.rows import (
     Arms,
     ScalingRows,
@@ -40,7 +42,6 @@ from radscale.html_report.tables import (
     Row,
     best_models,
     mean,
-    points,
     read_table,
     std,
     write_csv,
@@ -62,7 +63,8 @@ class ReportInputs:
     """Folder of the tables that `radscale.analysis.summary.summarise` wrote."""
     arms: Arms
     evaluations: Sequence[Mapping[str, Any]]
-    """name, label, tasks {key: display name}, headline, note."""
+    """name, label, tasks {key: display name}, headline, note, and optionally kind ("segmentation"), task_set (a name of the
+    probes' task sets), held_out (not the data that encoders were trained on)."""
     agreement: Path | None = None
     runs: Path | None = None
     dataset_facts: Sequence[Mapping[str, Any]] = ()
@@ -82,16 +84,28 @@ def write_report(inputs: ReportInputs, out: Path) -> Path:
     for name in ("figures", "tables"):
         (out / name).mkdir(parents=True, exist_ok=True)
     everything = AnalysisTables.read(inputs.analysis)
-    parts = {e["name"]: everything.of(e["name"]) for e in inputs.evaluations}
+    parts = {e["name"]: everything.of(e["name"], _measure(e)) for e in inputs.evaluations}
     styles = _styles(inputs.arms)
     runs = read_table(inputs.runs)
     evaluations = [_evaluation(inputs, dict(e), parts[e["name"]], runs, styles, out) for e in inputs.evaluations]
+    for e in evaluations:
+        if e.get("kind") == "segmentation":
+            dice = everything.of(e["name"], DICE)
+            e["figures"] |= _dice_figure(dice, inputs.arms, e, styles, out / "figures")
+            _write_score_table(out / "tables", e["name"], e["label"], _score_table(dice, inputs.arms, e["tasks"]), DICE)
+    tables = [table for e in inputs.evaluations if (table := paper_table(parts[e["name"]], inputs.arms, e)) is not None]
+    for table in tables:
+        write_paper_table(table, out / "tables")
     headline = [e for e in evaluations if e["headline"]] or evaluations[:1]
     context = {
         "report": inputs,
         "evaluations": evaluations,
         "answered": headline + [e for e in evaluations if e not in headline],
         "unknowns": unknowns({e["label"]: parts[e["name"]] for e in inputs.evaluations}, inputs.arms),
+        "paper_tables": sorted(tables, key=lambda table: table.number),
+        "missing_tables": missing_tables(tables),
+        "paper_figures": paper_figures(evaluations, bool(inputs.similarity)),
+        "held_out": _held_out(inputs, headline, parts),
         "similarity": [_similarity(item, index, out) for index, item in enumerate(inputs.similarity)],
         "gallery": [{**item, "uri": _data_uri(Path(item["image"]))} for item in inputs.gallery],
         "agreement": _agreement(read_table(inputs.agreement)),
@@ -101,10 +115,9 @@ def write_report(inputs: ReportInputs, out: Path) -> Path:
         "excluded": inputs.excluded,
         "open_labels": [facts["label"] for facts in inputs.arms.values() if facts["open_weights_arm"] is None],
         "more": f"{EXTRAPOLATION:g}",
-        "min_gain": points(MIN_GAIN),
         "small_positives": SMALL_POSITIVES,
     }
-    for name in AnalysisTables.__dataclass_fields__:
+    for name in AnalysisTables.names():
         write_csv(out / "tables" / f"{name}.csv", read_raw(inputs.analysis / f"{name}.csv"))
     for name, path in (("label_agreement", inputs.agreement), ("runs", inputs.runs)):
         if path is not None:
@@ -131,8 +144,15 @@ def read_raw(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _measure(evaluation: Mapping[str, Any]) -> Measure:
+    """The headline of an evaluation: segmentations are judged by the Hausdorff distance, as in the paper."""
+    return HAUSDORFF if evaluation.get("kind") == "segmentation" else AUPRC
+
+
 Styles = Mapping[str, ArmStyle]
-FIGURES = ("scaling", "largest_gain", "tasks", "differences", "data_plan", "subgroups", "gain_by_cost")
+OPEN_OWN = ("open weights better", "own data better")
+"""What differences below and above 0 mean where larger is better."""
+FIGURES = ("scaling", "largest_gain", "tasks", "differences", "data_plan", "subgroups", "gain_by_cost", "dice")
 
 
 def _styles(arms: Arms) -> Styles:
@@ -141,19 +161,60 @@ def _styles(arms: Arms) -> Styles:
     return arm_styles([facts["label"] for facts in arms.values() if facts["open_weights_arm"] is not None], opened)
 
 
+def _held_out(
+    inputs: ReportInputs, headline: Sequence[Mapping[str, Any]], parts: Mapping[str, AnalysisTables]
+) -> dict[str, Any] | None:
+    """The same encoders on other centres' data, beside the first headline of the own centre."""
+    home = next((e for e in headline if not e.get("held_out") and e.get("kind") != "segmentation"), None)
+    others = [e for e in inputs.evaluations if e.get("held_out") and parts[e["name"]].results]
+    if home is None or not others:
+        return None
+    rows = held_out_rows(home, others, parts, inputs.arms)
+    columns = [
+        {
+            "label": e["label"],
+            "measure": parts[e["name"]].measure,
+            "num_images": _num_images(parts[e["name"]]),
+            "separation": separation(parts[e["name"]], inputs.arms),
+        }
+        for e in others
+    ]
+    return {"home": home["label"], "columns": columns, "rows": rows, "reversals": reversals(rows, others)}
+
+
+def _num_images(tables: AnalysisTables) -> int:
+    return max((int(row["num_samples"]) for row in tables.results if row["task"] != "average"), default=0)
+
+
+def _segmentation_table(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
+    """All measures of a segmentation, means over tasks, of open weights and the largest subsets."""
+    shown = {"hausdorff_px": HAUSDORFF, "hd95_px": HAUSDORFF, "dice": DICE, "cldice": DICE}
+    rows = []
+    for arm, size in _models(tables, arms):
+        found = [r for r in tables.results if (r["arm"], r["subset_size"], r["task"]) == (arm, size, "average")]
+        means = {key: measure.show(mean([row[key] for row in found])) for key, measure in shown.items()}
+        rows.append({"model": _model_label(arms, (arm, size)), **means})
+    return rows
+
+
 def _evaluation(
     inputs: ReportInputs, facts: dict[str, Any], tables: AnalysisTables, runs: list[Row], styles: Styles, out: Path
 ) -> dict[str, Any]:
     name, label, tasks = facts["name"], facts["label"], facts["tasks"]
     arms, folder = inputs.arms, out / "figures"
     table = _score_table(tables, arms, tasks)
-    _write_score_table(out / "tables", name, label, table)
+    _write_score_table(out / "tables", name, label, table, tables.measure)
     plan = _data_plan(tables, arms, tasks)
     gain_task = _largest_gain(tables, arms, tasks)
     return {
         **facts,
+        "kind": facts.get("kind", "classification"),
+        "measure": tables.measure,
+        "separation": separation(tables, inputs.arms),
+        "measures": _segmentation_table(tables, arms) if facts.get("kind") == "segmentation" else [],
+        "min_gain": f"{tables.measure.show(tables.measure.min_gain)} {tables.measure.unit}",
         "num_tasks": len(tables.tasks()),
-        "num_images": max((int(row["num_samples"]) for row in tables.results if row["task"] != "average"), default=0),
+        "num_images": _num_images(tables),
         "answers": answers(tables, arms, tasks),
         "summary": _summary_rows(tables, arms),
         "gain_task": tasks[gain_task] if gain_task else None,
@@ -185,18 +246,20 @@ def _figures(
     arms, names, label = inputs.arms, facts["tasks"], facts["label"]
     if not trained_arms(tables, arms):
         return {}
+    measure = tables.measure
+    axis: dict[str, Any] = {"ylabel": measure.title, "scale": measure.scale}
     rows = scaling_rows(tables, arms, "average")
     found = {
         "scaling": (
-            figures.scaling_figure(**rows, title=f"{label}: mean of {len(tables.tasks())} tasks", styles=styles),
-            f"Scaling curves, {label}, mean AUPRC over tasks. {_curves_in_words(rows)}",
+            figures.scaling_figure(**rows, **axis, title=f"{label}: mean of {len(tables.tasks())} tasks", styles=styles),
+            f"Scaling curves, {label}, mean {measure.name} over tasks. {_curves_in_words(rows, measure)}",
         )
     }
     if gain_task is not None:
         rows = scaling_rows(tables, arms, gain_task)
         found["largest_gain"] = (
-            figures.scaling_figure(**rows, title=f"{label}: {names[gain_task]}", styles=styles),
-            f"Scaling curves, {names[gain_task]}. {_curves_in_words(rows)}",
+            figures.scaling_figure(**rows, **axis, title=f"{label}: {names[gain_task]}", styles=styles),
+            f"Scaling curves, {names[gain_task]}. {_curves_in_words(rows, measure)}",
         )
     panels = []
     for task in (task for task in names if task in tables.tasks()):
@@ -204,12 +267,19 @@ def _figures(
         title = f"{names[task]} ({100 * prevalence:.1f} %)"
         panels.append({"title": title, **scaling_rows(tables, arms, task)})
     if panels:
-        grid = figures.scaling_grid(panels, styles=styles)
+        grid = figures.scaling_grid(panels, **axis, styles=styles)
         found["tasks"] = grid, f"Scaling curves of {len(panels)} tasks, one panel each; the table of scores has the numbers."
     differences = difference_rows(tables, arms, names)
     if differences:
         found["differences"] = (
-            figures.forest_figure(differences, title=f"{label}: largest subset minus open weights", styles=styles),
+            figures.forest_figure(
+                differences,
+                title=f"{label}: largest subset minus open weights",
+                xlabel=f"difference in {measure.name}, {measure.unit}",
+                sides=OPEN_OWN if measure.larger_is_better else OPEN_OWN[::-1],
+                scale=measure.scale,
+                styles=styles,
+            ),
             "Differences to the open weights per task with 95 % intervals; the table of differences has the numbers.",
         )
     if plan:
@@ -217,9 +287,11 @@ def _figures(
             figures.data_plan_figure(
                 plan,
                 title="{}: {arm}, from {current_size:,.0f} to {next_size:,.0f} images".format(label, **plan[0]),
+                xlabel=f"expected gain in {measure.name}, {measure.unit}",
+                scale=measure.scale,
                 colour=styles[plan[0]["arm"]].colour,
             ),
-            "Expected gain of each task: " + "; ".join(f"{row['task']} {interval(row, 'gain')}" for row in plan) + ".",
+            "Expected gain of each task: " + "; ".join(f"{row['task']} {interval(row, 'gain', measure)}" for row in plan) + ".",
         )
     groups = subgroup_rows(tables, arms)
     if groups:
@@ -232,25 +304,46 @@ def _figures(
     if len({round(row["cost"], 9) for row in costs}) > 1:
         found["gain_by_cost"] = (
             figures.gain_by_cost_figure(
-                costs, title=f"{label}: gain by cost", xlabel=f"{unit} of one encoder (log scale)", styles=styles
+                costs,
+                title=f"{label}: gain by cost",
+                xlabel=f"{unit} of one encoder (log scale)",
+                ylabel=f"difference to open weights, {measure.unit}"
+                + ("" if measure.larger_is_better else " (below 0 is better)"),
+                scale=measure.scale,
+                styles=styles,
             ),
             "Difference to the open weights by cost: "
-            + "; ".join(f"{row['arm']}, {row['label']}: {interval(row)}" for row in costs)
+            + "; ".join(f"{row['arm']}, {row['label']}: {interval(row, measure=measure)}" for row in costs)
             + ".",
         )
     return {key: _svg(figure, alt, folder, f"{facts['name']}_{key}") for key, (figure, alt) in found.items()}
 
 
-def _curves_in_words(rows: ScalingRows) -> str:
+def _dice_figure(dice: AnalysisTables, arms: Arms, facts: Mapping[str, Any], styles: Styles, folder: Path) -> dict[str, Markup]:
+    """Figure 6 of the paper."""
+    if not trained_arms(dice, arms):
+        return {}
+    rows = scaling_rows(dice, arms, "average")
+    title = f"{facts['label']}: mean of {len(dice.tasks())} tasks"
+    figure = figures.scaling_figure(**rows, ylabel=DICE.title, scale=DICE.scale, title=title, styles=styles)
+    alt = f"Scaling curves, {facts['label']}, mean Dice over tasks. {_curves_in_words(rows, DICE)}"
+    return {"dice": _svg(figure, alt, folder, f"{facts['name']}_dice")}
+
+
+def _curves_in_words(rows: ScalingRows, measure: Measure) -> str:
     """What a reader who cannot see the curves needs: means at the sizes that were tried, and the open weights."""
     scores: dict[str, dict[float, list[float]]] = {}
     for row in rows["points"]:
         scores.setdefault(row["arm"], {}).setdefault(row["subset_size"], []).append(row["score"])
     words = [
-        f"{arm}: " + ", ".join(f"{points(mean(values))} at {int(size):,} images" for size, values in sorted(found.items()))
+        f"{arm}: "
+        + ", ".join(f"{measure.show(mean(values))} at {int(size):,} images" for size, values in sorted(found.items()))
         for arm, found in scores.items()
     ]
-    return "; ".join([*words, *(f"{row['label']} (open weights): {points(row['score'])}" for row in rows["references"])]) + "."
+    return (
+        "; ".join([*words, *(f"{row['label']} (open weights): {measure.show(row['score'])}" for row in rows["references"])])
+        + "."
+    )
 
 
 def _svg(figure: Any, alt: str, folder: Path, name: str) -> Markup:
@@ -285,15 +378,15 @@ def _model_label(arms: Arms, model: tuple[str, int]) -> str:
 
 
 def _score_table(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) -> dict[str, Any]:
-    """Tables 2 and 3 of the paper: AUPRC with its spread, best and not significantly worse in bold."""
-    models = _models(tables, arms)
+    """Scores with their spread, best and not significantly worse in bold; tasks as rows."""
+    models, measure = _models(tables, arms), tables.measure
     rows: list[dict[str, Any]] = []
     for task in [*(task for task in tasks if task in tables.tasks()), "average"]:
         bold, untested = best_models(tables, models, task)
         cells = []
         for model in models:
             values = tables.scores(*model, task)
-            cell = {"mean": points(mean(values)), "std": points(std(values)), "num": len(values)}
+            cell = {"mean": measure.show(mean(values)), "std": measure.show(std(values)), "num": len(values)}
             cells.append({**cell, "bold": model in bold, "untested": model in untested})
         facts = [row for row in tables.results if row["task"] == task]
         rows.append(
@@ -308,21 +401,21 @@ def _score_table(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) -
     return {"columns": columns, "rows": rows, "untested": any(c["untested"] for row in rows for c in row["cells"])}
 
 
-def _write_score_table(folder: Path, name: str, label: str, table: dict[str, Any]) -> None:
+def _write_score_table(folder: Path, name: str, label: str, table: dict[str, Any], measure: Measure) -> None:
     header = ["Task", "Prevalence, %", "Positives", *(f"{c['label']}, {c['size']}" for c in table["columns"])]
     rows = [
         [row["label"], row["prevalence"], row["positives"]]
         + [f"**{c['mean']}**" if c["bold"] else c["mean"] for c in row["cells"]]
         for row in table["rows"]
     ]
-    caption = f"{label}: AUPRC in points. Bold: best, and not significantly worse than it."
-    write_latex(folder / f"{name}_auprc.tex", header, rows, caption)
+    caption = f"{label}: {measure.title}. Bold: best, and not significantly worse than it."
+    write_latex(folder / f"{name}_{measure.key}.tex", header, rows, caption)
     plain = [dict(zip(header, [cell.strip("*") for cell in row], strict=True)) for row in rows]
-    write_csv(folder / f"{name}_auprc.csv", plain)
+    write_csv(folder / f"{name}_{measure.key}.csv", plain)
 
 
 def _summary_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
-    rows = []
+    rows, measure = [], tables.measure
     for arm in trained_arms(tables, arms):
         size, open_arm = max(tables.sizes(arm)), arms[arm]["open_weights_arm"]
         row = tables.comparison((arm, size), (open_arm, 0), "average")
@@ -330,13 +423,13 @@ def _summary_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
         rows.append(
             {
                 "arm": arms[arm]["label"],
-                "open": points(mean(tables.scores(open_arm, 0, "average"))),
+                "open": measure.show(mean(tables.scores(open_arm, 0, "average"))),
                 "size": f"{size:,}",
-                "best": points(mean(tables.scores(arm, size, "average"))),
-                "difference": interval(row) if row else "–",
+                "best": measure.show(mean(tables.scores(arm, size, "average"))),
+                "difference": interval(row, measure=measure) if row else "–",
                 "from": "not shown" if start is None else f"{start:,}",
                 "beats": beats(fit) if fit else "no fit",
-                "more": interval(plan, "gain") if plan is not None and tells(plan) else "cannot be told",
+                "more": interval(plan, "gain", measure) if plan is not None and tells(plan, measure) else "cannot be told",
             }
         )
     return rows
@@ -362,7 +455,7 @@ def _significance_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, Any
                 "a": _model_label(arms, a),
                 "b": _model_label(arms, b),
                 "kind": "mean" if row["task"] == "average" else "pooled",
-                "difference": interval(row),
+                "difference": interval(row, measure=tables.measure),
                 "p": _p_value(row["p_value"], row["num_bootstrap"]),
                 "significant": bool(row["significant"]),
             }
@@ -376,7 +469,7 @@ def _difference_table(tables: AnalysisTables, arms: Arms, names: Mapping[str, st
         {
             "task": row["task"],
             "arm": row["arm"],
-            "difference": interval(row),
+            "difference": interval(row, measure=tables.measure),
             "p": _p_value(row["p_value"], row["num_bootstrap"]),
             "holm": "" if math.isnan(row["p_holm"]) else f"{row['p_holm']:.3f}",
             "significant": bool(row["significant"]),
@@ -394,11 +487,11 @@ def _fit_rows(tables: AnalysisTables, arms: Arms) -> list[dict[str, str]]:
             {
                 "arm": arms[row["arm"]]["label"],
                 "note": row["note"] if refused else "",
-                "alpha": f"{100 * row['alpha']:.2f}",
+                "alpha": tables.measure.show(row["alpha"], 2),
                 "exponent": _exponent(row["k"]),
                 "k": "–" if refused else "{} [{}, {}]".format(*(_exponent(row[name]) for name in ("k", "k_low", "k_high"))),
                 "encoders": sizes,
-                "target": points(row["target"]),
+                "target": tables.measure.show(row["target"]),
                 "beats": beats(row),
             }
         )
@@ -411,7 +504,9 @@ def _exponent(value: float) -> str:
 
 def _data_plan(tables: AnalysisTables, arms: Arms, names: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows for the arm with the highest average at its largest size that has a fit."""
-    ranked = sorted(trained_arms(tables, arms), key=lambda a: -mean(tables.scores(a, max(tables.sizes(a)), "average")))
+    ranked = sorted(
+        trained_arms(tables, arms), key=lambda a: -tables.measure.sign * mean(tables.scores(a, max(tables.sizes(a)), "average"))
+    )
     for arm in ranked:
         rows = data_plan_rows(tables, arms, names, arm)
         if any(not row["is_average"] for row in rows):
@@ -426,7 +521,7 @@ def _largest_gain(tables: AnalysisTables, arms: Arms, tasks: Mapping[str, str]) 
         for task in tables.tasks():
             row = tables.comparison((arm, max(tables.sizes(arm))), (arms[arm]["open_weights_arm"], 0), task)
             if row is not None and task in tasks:
-                gains[task] = max(gains.get(task, -math.inf), row["difference"])
+                gains[task] = max(gains.get(task, -math.inf), tables.measure.sign * row["difference"])
     return max(gains, key=lambda task: gains[task]) if len(gains) > 1 else None
 
 
@@ -436,8 +531,8 @@ def _subgroup_table(tables: AnalysisTables, arms: Arms) -> list[dict[str, Any]]:
             "model": _model_label(arms, (row["arm"], int(row["subset_size"]))),
             "variable": row["variable"].replace("_", " "),
             "stratum": row["stratum"],
-            "auprc": f"{points(row['auprc'])} [{points(row['low'])}, {points(row['high'])}]",
-            "auroc": points(row["auroc"]),
+            "auprc": f"{AUPRC.show(row['auprc'])} [{AUPRC.show(row['low'])}, {AUPRC.show(row['high'])}]",
+            "auroc": AUPRC.show(row["auroc"]),
             "prevalence": f"{100 * row['prevalence']:.1f}",
             "positives": f"{int(row['num_positives']):,}",
             "tasks": f"{int(row['num_tasks'])}",
@@ -469,7 +564,8 @@ def _agreement(rows: list[Row]) -> list[dict[str, str]]:
         {
             "source": row["source"],
             "task": str(row["task"]).replace("_", " "),
-            **{name: "–" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("precision", "recall", "f1")},
+            **{name: "–" if math.isnan(row[name]) else f"{row[name]:.2f}" for name in ("kappa", "precision", "recall", "f1")},
+            **{name: f"{int(row[name]):,}" for name in ("num_compared", "num_predicted", "num_both")},
             "support": f"{int(row['support']):,}",
         }
         for row in rows

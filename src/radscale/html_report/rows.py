@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from radscale.analysis.fit_comparison import mean_over_seeds
+from radscale.analysis.measures import Measure
 from radscale.html_report.tables import AnalysisTables, Row, mean
 
 Arms = Mapping[str, Mapping[str, Any]]
-UNPREDICTABLE = 0.3
-"""Width of an interval, in AUPRC, beyond which an extrapolation says nothing."""
 
 
 def trained_arms(tables: AnalysisTables, arms: Arms) -> list[str]:
@@ -36,7 +35,7 @@ def scaling_rows(tables: AnalysisTables, arms: Arms, task: str) -> ScalingRows:
     for arm in trained_arms(tables, arms):
         label = arms[arm]["label"]
         points += [
-            {"arm": label, "subset_size": row["subset_size"], "replicate": row["replicate"], "score": row["auprc"]}
+            {"arm": label, "subset_size": row["subset_size"], "replicate": row["replicate"], "score": row[tables.measure.key]}
             for row in tables.results
             if (row["arm"], row["task"]) == (arm, task)
         ]
@@ -77,9 +76,9 @@ def plan_of(tables: AnalysisTables, arm: str, task: str) -> Row | None:
     return None if found is None or found["verdict"] == "no fit" or math.isnan(found["gain"]) else found
 
 
-def tells(plan: Row | None) -> bool:
+def tells(plan: Row | None, measure: Measure) -> bool:
     """Whether an expected gain says anything."""
-    return plan is not None and plan["high"] - plan["low"] <= UNPREDICTABLE
+    return plan is not None and plan["high"] - plan["low"] <= measure.widest
 
 
 def data_plan_rows(tables: AnalysisTables, arms: Arms, names: Mapping[str, str], arm: str) -> list[dict[str, Any]]:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from radscale.analysis.measures import AUPRC, Measure
+
 Row = dict[str, Any]
 NUMBERS = {
-    "subset_size", "replicate", "seed", "auprc", "auroc", "prevalence", "num_positives", "num_samples", "size_a", "size_b",
+    "subset_size", "replicate", "seed", "auprc", "auroc", "hausdorff_px", "hd95_px", "dice", "cldice", "standard_error",
+    "detectable", "kappa", "num_compared", "num_predicted", "num_both",
+    "prevalence", "num_positives", "num_samples", "size_a", "size_b",
     "difference", "low", "high", "p_value", "p_holm", "significant", "mean_a", "mean_b", "num_bootstrap", "alpha", "k", "k_low",
     "k_high", "num_encoders", "min_size", "max_size", "target", "target_low", "target_high", "beats", "beats_low", "beats_high",
     "current_size", "next_size", "current", "gain", "samples_for_gain", "num_tasks", "estimate",
@@ -46,17 +50,28 @@ class AnalysisTables:
     data_plan: list[Row]
     subgroups: list[Row]
     excluded_tasks: list[Row]
+    measure: Measure = AUPRC
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [name for name in cls.__dataclass_fields__ if name != "measure"]
 
     @classmethod
     def read(cls, folder: Path) -> "AnalysisTables":
-        return cls(**{name: read_table(folder / f"{name}.csv") for name in cls.__dataclass_fields__})
+        tables: dict[str, Any] = {name: read_table(folder / f"{name}.csv") for name in cls.names()}
+        return cls(**tables)
 
-    def of(self, evaluation: str) -> "AnalysisTables":
-        """The rows of one evaluation."""
-        chosen = {
-            name: [row for row in getattr(self, name) if row["evaluation"] == evaluation] for name in self.__dataclass_fields__
+    def of(self, evaluation: str, measure: Measure = AUPRC) -> "AnalysisTables":
+        """The rows of one evaluation in one measure."""
+        chosen: dict[str, Any] = {
+            name: [
+                row
+                for row in getattr(self, name)
+                if row["evaluation"] == evaluation and row.get("measure", measure.key) == measure.key
+            ]
+            for name in self.names()
         }
-        return AnalysisTables(**chosen)
+        return AnalysisTables(**chosen, measure=measure)
 
     def tasks(self) -> list[str]:
         return [task for task in dict.fromkeys(row["task"] for row in self.results) if task != "average"]
@@ -64,16 +79,18 @@ class AnalysisTables:
     def sizes(self, arm: str) -> list[int]:
         return sorted({int(row["subset_size"]) for row in self.results if row["arm"] == arm})
 
-    def scores(self, arm: str, size: int, task: str, metric: str = "auprc") -> list[float]:
+    def scores(self, arm: str, size: int, task: str) -> list[float]:
         """One score per encoder and seed."""
-        return [row[metric] for row in self.results if (row["arm"], row["subset_size"], row["task"]) == (arm, size, task)]
+        return [
+            row[self.measure.key] for row in self.results if (row["arm"], row["subset_size"], row["task"]) == (arm, size, task)
+        ]
 
     def encoder_scores(self, arm: str, task: str) -> list[tuple[int, float]]:
         """(size, mean over seeds) of every encoder of an arm."""
         groups: dict[tuple[int, float], list[float]] = {}
         for row in self.results:
             if row["arm"] == arm and row["task"] == task:
-                groups.setdefault((int(row["subset_size"]), row["replicate"]), []).append(row["auprc"])
+                groups.setdefault((int(row["subset_size"]), row["replicate"]), []).append(row[self.measure.key])
         return [(size, mean(values)) for (size, _), values in groups.items()]
 
     def comparison(self, a: tuple[str, int], b: tuple[str, int], task: str) -> Row | None:
@@ -111,22 +128,10 @@ def best_models(
     known = {model: value for model, value in means.items() if not math.isnan(value)}
     if not known:
         return set(), set()
-    best = max(known, key=lambda model: known[model])
+    best = max(known, key=lambda model: tables.measure.sign * known[model])
     rows = {model: tables.comparison(best, model, task) for model in known if model != best}
     equal = {model for model, row in rows.items() if row is not None and not row["significant"]}
     return {best} | equal, {model for model, row in rows.items() if row is None}
-
-
-def points(value: float, digits: int = 1) -> str:
-    """A score in [0, 1] in points of 100."""
-    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def signed_points(value: float, digits: int = 1) -> str:
-    if math.isnan(value):
-        return "–"
-    value = round(100 * value, digits) + 0.0  # no negative zero
-    return f"{value:+.{digits}f}".replace("-", "−") if value else f"{0:.{digits}f}"
 
 
 def count(value: float) -> str:
@@ -162,7 +167,12 @@ def write_latex(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 def _latex(text: str) -> str:
     bold = text.startswith("**") and text.endswith("**")
-    plain = text.strip("*") if bold else text
+    plain = escape_latex(text.strip("*") if bold else text)
+    return f"\\textbf{{{plain}}}" if bold else plain
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX prints it."""
     for old, new in (
         ("\\", "\\textbackslash{}"),
         ("%", "\\%"),
@@ -172,8 +182,8 @@ def _latex(text: str) -> str:
         ("−", "$-$"),
         ("–", "--"),
     ):
-        plain = plain.replace(old, new)
-    return f"\\textbf{{{plain}}}" if bold else plain
+        text = text.replace(old, new)
+    return text
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -115,10 +115,16 @@ def test_what_fits_into_a_budget_costs_what_the_plan_then_says(tmp_path: Path) -
     model, full = CostModel(Design(load_experiment(str(path)))), CostModel(Design(load_experiment("paper")))
     trained = sum(seconds for name, seconds in model.seconds.items() if name.startswith("pretraining/")) / 3600
     probes = [
-        seconds for name, seconds in full.seconds.items() if name.startswith("probing/") and "/n=30000/replicate=0" in name
+        seconds
+        for name, seconds in full.seconds.items()
+        if name.startswith(("probing/", "segmentation/")) and "/n=30000/replicate=0" in name
     ]
     number = sum(yaml.safe_load(replicates).values())
-    fixed = sum(s for name, s in full.seconds.items() if not (name.startswith(("pretraining/", "probing/")) and "/n=" in name))
+    fixed = sum(
+        s
+        for name, s in full.seconds.items()
+        if not (name.startswith(("pretraining/", "probing/", "segmentation/")) and "/n=" in name)
+    )
     assert promised == pytest.approx(trained + (number * sum(probes) + fixed) / 3600, rel=0.01)
 
 

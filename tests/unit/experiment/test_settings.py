@@ -98,7 +98,7 @@ def test_another_kind_of_source_replaces_the_whole_source(tmp_path: Path) -> Non
     write(tmp_path, BASE, "base.yaml")
     child = "extends: base.yaml\ndatasets:\n  own:\n    source: {kind: dataset, path: made}\n"
     source = load_experiment(write(tmp_path, child)).settings.datasets["own"].source
-    assert source.model_dump() == {"kind": "dataset", "path": "made"}
+    assert source.model_dump() == {"kind": "dataset", "path": "made", "num_images": None}
 
 
 def test_circles_and_unknown_names_are_refused(tmp_path: Path) -> None:
@@ -232,3 +232,42 @@ def test_what_can_work_is_not_refused(tmp_path: Path) -> None:
     Study(load_experiment(write(tmp_path, text)), tmp_path / "out").check(sources=False)
     loaded = load_experiment("images")
     Study(loaded, tmp_path / "out").check(sources=False)
+
+
+SEGMENTATION = "segmentations: {lungs: {label: Lungs, dataset: own, masks: pictures}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            SEGMENTATION.replace(", masks: pictures", ""),
+            "segmentations.lungs: needs masks: a folder as `radscale masks` takes it",
+        ),
+        (SEGMENTATION.replace("dataset: own", "dataset: other"), "segmentations.lungs.dataset: 'other' is not one of datasets"),
+        (SEGMENTATION.replace("lungs:", "main:"), "the name is also that of an evaluation"),
+        (SEGMENTATION.replace("label:", "lable: x, label:"), "lable"),
+        (SEGMENTATION + "segment: {seeds: [0, 0]}\n", "seeds"),
+        (SEGMENTATION + "segment: {tasks: [a]}\n", "state `tasks` of the segmentation instead"),
+        (SEGMENTATION + "segment: {epoch: 3}\n", "did you mean 'epochs'"),
+    ],
+)
+def test_a_wrong_segmentation_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(BASE + text)
+    with pytest.raises(InputError) as error:
+        Study(load_experiment(str(path))).check(sources=False)
+    assert expected in str(error.value)
+    assert "study.yaml" in str(error.value)
+
+
+def test_every_encoder_is_segmented_and_a_change_of_its_settings_is_no_change_of_the_probes(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    studies = []
+    for settings in ("{epochs: 2}", "{epochs: 3}"):
+        path.write_text(BASE + SEGMENTATION + f"segment: {settings}\n")
+        studies.append(Study(load_experiment(str(path))).design)
+    assert [len([run for run in design.runs if run.segmentation is not None]) for design in studies] == [4, 4]
+    for first, second in zip(studies[0].runs, studies[1].runs, strict=True):
+        assert first.probe.config == second.probe.config
+        assert first.segmentation.config != second.segmentation.config  # type: ignore[union-attr]
