@@ -215,10 +215,16 @@ def _new_folder(path: Path, *, resumes: bool = False) -> Path:
 def _settings(cls: type, values: dict[str, Any], file: Path | None) -> Any:
     """Settings from --config FILE (YAML) with the command line on top."""
     from radscale.experiment.build import build
+
+    return build(
+        cls, {**_read_settings(file), **{key: value for key, value in values.items() if value is not None}}, "settings"
+    )
+
+
+def _read_settings(file: Path | None) -> dict[str, Any]:
     from radscale.experiment.yaml_lines import read_yaml
 
-    given = read_yaml(file)[0] if file is not None else {}
-    return build(cls, {**given, **{key: value for key, value in values.items() if value is not None}}, "settings")
+    return read_yaml(file)[0] if file is not None else {}
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -372,7 +378,23 @@ def pretrain(
     labels: Annotated[
         Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
     ] = None,
-    config: ConfigOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="YAML with further settings; `preset: medimageinsight` or `preset: rad-dino` takes a whole recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--recipe",
+            help="dinov2: recipe files of DINOv2, ssl_default_config.yaml first, then yours. They bring the budget, too.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe_gpus: Annotated[int, typer.Option(min=1, help="GPUs that --recipe is written for: it states the batch of one.")] = 1,
     devices: Annotated[
         int | None, typer.Option(min=1, help="Devices of this machine.  \\[default: the launcher's, or 1]", show_default=False)
     ] = None,
@@ -390,17 +412,30 @@ def pretrain(
     Exit codes: 0 done; 75 ended early by SIGTERM, SIGUSR1 or --max-seconds: run it again; 130 Ctrl-C; 2 one line says why.
     """
     from radscale.datasets import Dataset
+    from radscale.experiment.build import build
+    from radscale.experiment.design import merge, with_preset
     from radscale.pretraining import ComputeBudget, PretrainingConfig, run_pretraining
+    from radscale.pretraining.dinov2_recipe import settings_from_dinov2_yaml
     from radscale.training import RunStopped, start_fabric
 
-    if (epochs is None) == (gpu_seconds is None):
+    if recipe and objective != "dinov2":
+        raise InputError(f"--recipe is of DINOv2, the objective is {objective}; leave --recipe out, or use --objective dinov2")
+    if (epochs is None) == (gpu_seconds is None) and (epochs or not recipe):
         raise InputError("give the budget: either --epochs or --gpu-seconds")
     if (init is None) == (not from_scratch):
         raise InputError("give the start: either --init WEIGHTS to continue, or --from-scratch for random weights")
     num_images = size or Dataset(dataset).num_train
-    budget = ComputeBudget.samples_seen(epochs * num_images) if epochs else ComputeBudget.gpu_seconds(gpu_seconds or 0.0)
-    given = {"objective": objective, "budget": budget, "subset_size": size, "replicate": replicate}
-    settings = _settings(PretrainingConfig, given, config)
+    given: dict[str, Any] = {"objective": objective, "subset_size": size, "replicate": replicate}
+    if epochs is not None:
+        given["budget"] = ComputeBudget.samples_seen(epochs * num_images)
+    elif gpu_seconds is not None:
+        given["budget"] = ComputeBudget.gpu_seconds(gpu_seconds)
+    written = with_preset(_read_settings(config))
+    if recipe:
+        written = merge(settings_from_dinov2_yaml(*recipe, num_gpus=recipe_gpus), written)
+    settings = build(
+        PretrainingConfig, {**written, **{key: value for key, value in given.items() if value is not None}}, "settings"
+    )
     partial = _new_folder(out, resumes=True)
     fabric = start_fabric(precision=settings.precision, devices=devices, num_nodes=num_nodes)
     first = fabric.is_global_zero

@@ -252,14 +252,7 @@ class Design:
     def pretraining_settings(self, objective: str, overrides: dict[str, Any]) -> dict[str, Any]:
         """Settings of a pretraining run without its subset and budget."""
         settings = merge(self.settings.pretraining, overrides)
-        preset = settings.pop("preset", None)
-        if preset is not None:
-            from radscale.pretraining.config import PRESETS
-
-            if preset not in PRESETS:
-                raise InputError(f"pretraining preset '{preset}' is not known; allowed: {', '.join(PRESETS)}")
-            settings = merge(PRESETS[preset], settings)
-        return {"seed": self.settings.seed, **settings, "objective": objective}
+        return {"seed": self.settings.seed, **with_preset(settings), "objective": objective}
 
     @cached_property
     def budgets(self) -> dict[str, Step]:
@@ -497,6 +490,23 @@ class Design:
         for run in self.runs:
             steps += run.steps
         return [*self.agreement.values(), *steps, self.analysis, *self.pictures]
+
+
+def with_preset(pretraining: dict[str, Any]) -> dict[str, Any]:
+    """Settings of pretraining over those of the `preset` that they name, if they name one.
+
+    Raises:
+        InputError: no such preset.
+    """
+    settings = dict(pretraining)
+    preset = settings.pop("preset", None)
+    if preset is None:
+        return settings
+    from radscale.pretraining.config import PRESETS
+
+    if preset not in PRESETS:
+        raise InputError(f"pretraining preset '{preset}' is not known; allowed: {', '.join(PRESETS)}")
+    return merge(PRESETS[preset], settings)
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

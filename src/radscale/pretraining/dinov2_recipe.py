@@ -73,12 +73,11 @@ IRRELEVANT = (
 PRECISION = "compute_precision.student.backbone.mixed_precision.param_dtype"
 
 
-def settings_from_dinov2_yaml(default_yaml: Path, recipe_yaml: Path | None = None, *, num_gpus: int = 1) -> dict[str, Any]:
+def settings_from_dinov2_yaml(*files: Path, num_gpus: int = 1) -> dict[str, Any]:
     """Settings for `PretrainingConfig` from DINOv2's YAML files; views and blur, which those do not name, stay at our defaults.
 
     Args:
-        default_yaml: all keys (`ssl_default_config.yaml`).
-        recipe_yaml: those that differ (`vitb14_cxr.yaml`), laid over the former.
+        files: all keys (`ssl_default_config.yaml`), then those that differ (`vitb14_cxr.yaml`), each laid over the ones before.
         num_gpus: that the recipe is for: it states the batch of one, and its learning rate grows with the root of the whole.
 
     Returns:
@@ -90,9 +89,9 @@ def settings_from_dinov2_yaml(default_yaml: Path, recipe_yaml: Path | None = Non
     if num_gpus < 1:
         raise InputError(f"num_gpus is {num_gpus}; the recipe's batch is per GPU, give at least 1")
     values: dict[str, tuple[Any, Path]] = {}
-    for path in (default_yaml, recipe_yaml):
-        if path is not None:
-            values |= {key: (value, path) for key, value in _flat(_read(path))}
+    for path in files:
+        values |= {key: (value, path) for key, value in _flat(_read(path))}
+    default_yaml = files[0]
     recipe = _Recipe(values, default_yaml)
     for key, allowed in REQUIRED.items():
         if key in values and recipe.take(key) != allowed:

@@ -8,10 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from blob_dataset import ENCODER, write_dataset
+from dinov2_yaml import DEFAULT
+from radscale import pretraining
+from radscale.cli import app
+from radscale.errors import InputError
 from radscale.models import build_encoder
-from radscale.training import save_checkpoint
+from radscale.pretraining import PretrainingConfig
+from radscale.training import load_dino_head, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +75,42 @@ def test_a_signal_ends_with_a_state_and_a_code_of_its_own(number: signal.Signals
     assert process.returncode == code
     assert f"stopped by {number.name} after step" in line
     assert list(log.parent.glob("state.step=*.pt"))
+
+
+def test_the_files_of_a_recipe_bring_settings_and_budget(folder: Path) -> None:
+    sizes = {"global_crops_size": 32, "local_crops_size": 16, "local_crops_number": 1}
+    head = {"head_n_prototypes": 32, "head_hidden_dim": 32, "head_bottleneck_dim": 16}
+    mine = {
+        "crops": sizes,
+        "dino": head,
+        "train": {"batch_size_per_gpu": 8, "OFFICIAL_EPOCH_LENGTH": 3},
+        "optim": {"epochs": 1, "warmup_epochs": 0},
+    }
+    (folder / "ssl_default_config.yaml").write_text(yaml.safe_dump(DEFAULT))
+    (folder / "mine.yaml").write_text(yaml.safe_dump(mine))
+    (folder / "scratch.yaml").write_text(yaml.safe_dump({"architecture": ENCODER, "precision": "fp32"}))
+    recipe = ["--recipe", str(folder / "ssl_default_config.yaml"), "--recipe", str(folder / "mine.yaml"), "--recipe-gpus", "2"]
+    start = ["pretrain", str(folder / "data"), "--from-scratch", "--config", str(folder / "scratch.yaml"), *recipe]
+    result = CliRunner().invoke(app, [*start, "--objective", "dinov2", "--out", str(folder / "recipe")])
+    assert result.exit_code == 0, result.output
+    assert "steps: 3" in result.output
+    assert "samples seen: 48" in result.output
+    head_of = load_dino_head(folder / "recipe")
+    assert head_of is not None
+    assert head_of.sizes == {"in_features": 32, "num_prototypes": 32, "hidden": 32, "bottleneck": 16}
+    refused = CliRunner().invoke(app, [*start, "--objective", "clip", "--out", str(folder / "refused")])
+    assert isinstance(refused.exception, InputError)
+    assert "--recipe is of DINOv2, the objective is clip" in str(refused.exception)
+
+
+def test_a_preset_lies_under_the_settings_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[PretrainingConfig] = []
+    monkeypatch.setattr(pretraining, "run_pretraining", lambda config, **_: seen.append(config) or {})
+    (folder / "preset.yaml").write_text("preset: medimageinsight\nbatch_size: 16\ntext: {view_prefix: false}\n")
+    start = ["pretrain", str(folder / "data"), "--init", str(folder / "start"), "--objective", "clip", "--epochs", "1"]
+    CliRunner().invoke(app, [*start, "--config", str(folder / "preset.yaml"), "--out", str(folder / "preset")])
+    assert (seen[0].batch_size, seen[0].ema_decay, seen[0].image_size_px) == (16, 0.999, 518)
+    assert (seen[0].text.view_prefix, seen[0].text.sections) == (False, ("impression", "findings"))
+    (folder / "unknown.yaml").write_text("preset: raddino\n")
+    result = CliRunner().invoke(app, [*start, "--config", str(folder / "unknown.yaml"), "--out", str(folder / "unknown")])
+    assert "preset 'raddino' is not known; allowed: medimageinsight, rad-dino" in str(result.exception)
