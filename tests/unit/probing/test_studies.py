@@ -82,7 +82,13 @@ def read(path):
 
 def test_studies_of_a_dataset_agree_with_the_predictions(blob_dataset, encoder_folder, tmp_path):
     config = ProbeConfig(
-        tasks=("blob", "stripe"), seeds=(0, 1), epochs=2, batch_size=32, layer_study=True, label_fractions=(1.0, 0.02, 0.3)
+        tasks=("blob", "stripe"),
+        seeds=(0, 1),
+        epochs=1,
+        min_steps=1,
+        batch_size=32,
+        layer_study=True,
+        label_fractions=(1.0, 0.02, 0.3),
     )
     seen = []
     arguments = {"encoder": encoder_folder, "dataset": blob_dataset, "labels": blob_dataset}
