@@ -180,9 +180,10 @@ def _study(config: ProbeConfig, run: ProbeRun, arm: Any, out: Path, suffix: str)
         draw_label_efficiency(found["label_efficiency"], out / f"label_efficiency{suffix}.svg")
     for name, rows in found.items():
         with (out / f"{name}{suffix}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["arm", *rows[0]])
+            writer = csv.DictWriter(file, ["arm", *rows[0]], lineterminator="\n")
             writer.writeheader()
-            writer.writerows({"arm": arm, **row} for row in rows)
+            # An empty field is not known, as in all tables of results.
+            writer.writerows({"arm": arm, **{key: "" if v != v else v for key, v in row.items()}} for row in rows)
     return found
 
 

@@ -125,7 +125,7 @@ def layer_shares(run: ProbeRun) -> list[dict[str, Any]]:
         Rows task, layer (1 is the first), logit_share, logit_deviation, attention_share, attention_deviation: means and
         standard deviations over seeds.
     """
-    terms, chosen = [], 0.0
+    terms, chosen = [], torch.zeros(())
     for chunk in in_chunks(run.test_positions, run.shape.elements_per_image):
         scores, evidence = run.probe.layer_terms(run.features.read(chunk))
         pooled = scores.sum(0).softmax(dim=1)
@@ -163,8 +163,7 @@ def label_efficiency(run: ProbeRun, fractions: Sequence[float]) -> list[dict[str
         Rows task, fraction, num_images and num_positives (training images with a known target), auprc (mean over seeds; NaN
         where a class is absent), seed_deviation, low, high: 95 % interval over test patients.
     """
-    everything = np.ones(len(run.train_patients), dtype=bool)
-    ranks = subset_ranks(run.train_patients, everything, seed=0, replicate=0)
+    ranks = subset_ranks(run.train_patients, [True] * len(run.train_patients), seed=0, replicate=0)
     rows = []
     for fraction in sorted(fractions):
         chosen = np.flatnonzero(ranks < max(1, round(fraction * len(ranks))))
