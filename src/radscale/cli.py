@@ -487,6 +487,13 @@ def probe(
     labels: Annotated[
         Path | None, typer.Option(help="Label table.  \\[default: DATASET/extraction]", show_default=False)
     ] = None,
+    layers_study: Annotated[
+        bool, typer.Option("--layers-study", help="Which layer carries what: probes on each layer alone and without it.")
+    ] = False,
+    label_fractions: Annotated[
+        str | None,
+        typer.Option(help="Also with fewer labels: shares of the training images, as 0.01,0.1,1.", show_default=False),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Train a probe on the frozen encoder and write the prediction table of the test patients."""
@@ -502,7 +509,8 @@ def probe(
 
     chosen = task or ["all"]
     tasks = chosen[0] if len(chosen) == 1 and chosen[0] in (*TASK_SETS, "all") else chosen
-    settings = _settings(ProbeConfig, {"tasks": tasks}, config)
+    given = {"tasks": tasks, "layer_study": layers_study or None, "label_fractions": _shares(label_fractions)}
+    settings = _settings(ProbeConfig, given, config)
     partial = _new_folder(out)
     with _progress("probe") as progress:
         facts = run_probing(
@@ -518,6 +526,27 @@ def probe(
     for result in facts["task_sets"].values():
         for name, scores in result["tasks"].items():
             console.print(f"{name}: {scores}", highlight=False, soft_wrap=True)
+        for study in ("layers", "layer_shares", "label_efficiency"):
+            if study in result:
+                _print_rows(study.replace("_", " "), result[study])
+
+
+def _shares(text: str | None) -> list[float] | None:
+    """Numbers separated by commas."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--label-fractions {text}: not numbers separated by commas; write it as 0.01,0.1,1") from None
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows with equal keys as a table, numbers with three digits."""
+    table = Table(title=title)
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
 
 
 @app.command()

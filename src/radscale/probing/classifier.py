@@ -127,6 +127,25 @@ class StackedProbe(nn.Module):
         pooled = (scores.softmax(dim=1) * evidence).sum(dim=1)
         return pooled.view(-1, num_seeds, num_tasks).transpose(0, 1) + self.bias[:, None]
 
+    def layer_terms(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The terms of each layer in attention scores and in evidence, whose sums over L `forward` pools.
+
+        Args:
+            features: (B, N, C).
+
+        Returns:
+            Two tensors (L, B, N, S * T).
+        """
+        directions = torch.cat([self._fold(self.queries) / self.shape.token_width**0.5, self._fold(self.weight)])
+        sizes = [channels * self.shape.kernel_size**2 for channels in self.shape.in_channels]
+        parts = directions.split(sizes, dim=-1)
+        terms = []
+        for layer, part in enumerate(parts):
+            alone = [part if index == layer else torch.zeros_like(other) for index, other in enumerate(parts)]
+            terms.append(self._responses(features, torch.cat(alone, dim=-1)))
+        scores, evidence = torch.stack(terms).chunk(2, dim=-1)
+        return scores, evidence
+
     def _fold(self, vectors: Tensor) -> Tensor:
         """(S, T, D) vectors of the projected space -> (S * T, C * kernel area), seen from the features."""
         parts = vectors.split(self.shape.width, dim=-1)

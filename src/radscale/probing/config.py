@@ -65,6 +65,11 @@ class ProbeConfig:
     """False computes the features anew in every epoch: for encoders and datasets whose features fit no disk."""
     feature_dtype: Literal["float16", "float32"] = "float16"
     cache_limit_gb: float = 50.0
+    layer_study: bool = False
+    """Also train probes on each of the encoder's layers alone and on all but it: eight more trainings on the same features;
+    written to layers.csv and layer_shares.csv."""
+    label_fractions: tuple[float, ...] = ()
+    """Also train probes on these shares of the labelled training images, tested on the same images; label_efficiency.csv."""
     shuffle_labels: bool = False
     """Control experiment: labels move to other images, in training and in test, so that nothing can be learned and
     AUPRC must equal the prevalence. All seeds share the order, which the first seed draws."""
@@ -89,5 +94,10 @@ class ProbeConfig:
             raise InputError(f"kernel_size is {self.kernel_size}: it must be odd and positive; use 1 or 3")
         if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.warmup_fraction < 1:
             raise InputError("learning_rate must be above 0, weight_decay at least 0, warmup_fraction in [0, 1)")
+        for fraction in self.label_fractions:
+            if not 0 < fraction <= 1:
+                raise InputError(f"label_fractions: {fraction} is no share of the labels; give numbers above 0 and up to 1")
+        if len(set(self.label_fractions)) != len(self.label_fractions):
+            raise InputError(f"label_fractions: {list(self.label_fractions)} names a share twice; give each once")
         if self.cache_limit_gb <= 0:
             raise InputError(f"cache_limit_gb is {self.cache_limit_gb}: it must be above 0")

@@ -1,5 +1,6 @@
 """Probe one frozen encoder on one dataset: features once, then a classifier per task set, then predictions."""
 
+import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from radscale.models import Encoder
 from radscale.probing.classifier import ProbeShape, StackedProbe, predict, train_probe
 from radscale.probing.config import ProbeConfig
 from radscale.probing.predictions import score, write_predictions
+from radscale.probing.studies import ProbeRun, draw_label_efficiency, label_efficiency, layer_ablation, layer_shares
 from radscale.probing.targets import TaskSetPlan, plan_task_sets
 from radscale.training.devices import choose_device
 from radscale.training.features import (
@@ -61,8 +63,9 @@ def run_probing(
 
     Returns:
         Literals: arm, num_train and num_test (images with a label of any task set), grid, width, seconds; `task_sets`:
-        name -> predictions (file name) and tasks -> counts, prevalences and AUPRC of each seed; `excluded_tasks`: rows
-        task_set, task, reason, for tasks that cannot be evaluated.
+        name -> predictions (file name), tasks -> counts, prevalences and AUPRC of each seed, and the rows of studies that
+        were asked for (layers, layer_shares, label_efficiency: docs/probing.md), which are also written as NAME.csv;
+        `excluded_tasks`: rows task_set, task, reason, for tasks that cannot be evaluated.
 
     Raises:
         InputError: no image of the chosen views, a task set of which nothing can be evaluated, a feature cache beyond its
@@ -86,7 +89,11 @@ def run_probing(
     out.mkdir(parents=True, exist_ok=True)
     cache = (work or out) / "features.npy"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    counter = _Counter(progress, len(rows) * config.cache_features + sum(config.epochs * len(p.train.rows) for p in plans))
+    # Trainings of a task set, counted in passes over its training images: the layer study has eight more.
+    trainings = 1 + 2 * len(model.feature_channels) * config.layer_study + sum(f for f in config.label_fractions if f < 1)
+    seen = sum(round(trainings * config.epochs * len(plan.train.rows)) for plan in plans)
+    counter = _Counter(progress, len(rows) * config.cache_features + seen)
+    patients = np.asarray(data.manifest["patient_id"])
     results = {}
     started = time.perf_counter()
     computed = ComputedFeatures(
@@ -102,13 +109,33 @@ def run_probing(
                 num_tasks=len(plan.tasks),
                 kernel_size=config.kernel_size,
             )
-            probe = _train(config, features, rows, plan, shape, run_device, counter)
-            probabilities = predict(probe, features, np.searchsorted(rows, plan.test.rows))
+            train_positions, test_positions = (np.searchsorted(rows, part.rows) for part in (plan.train, plan.test))
+
+            def train(
+                source: FeatureSource, positions: np.ndarray, targets: np.ndarray, shape: ProbeShape, what: str
+            ) -> StackedProbe:
+                return _train(config, Selection(source, positions), targets, shape, run_device, counter, what)
+
+            probe = train(features, train_positions, plan.train.targets, shape, f"probe {plan.name}")
+            probabilities = predict(probe, features, test_positions)
             suffix = f".{plan.name}" if config.task_sets else ""
             write_predictions(out / f"predictions{suffix}.parquet", data, plan, config.seeds, probabilities, columns)
             if save_probe:
                 _save_probe(probe, config.seeds, plan.tasks, out / f"probe{suffix}.safetensors")
             results[plan.name] = {"predictions": f"predictions{suffix}.parquet", "tasks": score(plan, probabilities)}
+            run = ProbeRun(
+                plan,
+                shape,
+                features,
+                train_positions,
+                test_positions,
+                patients[plan.train.rows].tolist(),
+                patients[plan.test.rows],
+                probe,
+                probabilities,
+                train,
+            )
+            results[plan.name] |= _study(config, run, columns["arm"], out, suffix)
     return {
         "arm": columns["arm"],
         "num_train": len(train_rows),
@@ -143,18 +170,35 @@ def _open_features(
         cache.unlink(missing_ok=True)
 
 
+def _study(config: ProbeConfig, run: ProbeRun, arm: Any, out: Path, suffix: str) -> dict[str, Any]:
+    """The studies that were asked for, as tables beside the predictions and as rows."""
+    found: dict[str, Any] = {}
+    if config.layer_study:
+        found["layers"], found["layer_shares"] = layer_ablation(run), layer_shares(run)
+    if config.label_fractions:
+        found["label_efficiency"] = label_efficiency(run, config.label_fractions)
+        draw_label_efficiency(found["label_efficiency"], out / f"label_efficiency{suffix}.svg")
+    for name, rows in found.items():
+        with (out / f"{name}{suffix}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["arm", *rows[0]], lineterminator="\n")
+            writer.writeheader()
+            # An empty field is not known, as in all tables of results.
+            writer.writerows({"arm": arm, **{key: "" if v != v else v for key, v in row.items()}} for row in rows)
+    return found
+
+
 def _train(
     config: ProbeConfig,
     features: FeatureSource,
-    rows: np.ndarray,
-    plan: TaskSetPlan,
+    targets: np.ndarray,
     shape: ProbeShape,
     device: torch.device,
     counter: "_Counter",
+    what: str,
 ) -> StackedProbe:
     return train_probe(
-        Selection(features, np.searchsorted(rows, plan.train.rows)),
-        plan.train.targets,
+        features,
+        targets,
         shape,
         seeds=config.seeds,
         epochs=config.epochs,
@@ -164,7 +208,7 @@ def _train(
         weight_decay=config.weight_decay,
         warmup_fraction=config.warmup_fraction,
         device=device,
-        progress=counter.part(f"probe {plan.name}", config.epochs * len(plan.train.rows)),
+        progress=counter.part(what, config.epochs * len(targets)),
     )
 
 
