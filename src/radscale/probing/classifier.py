@@ -121,8 +121,15 @@ class StackedProbe(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, N, C) features -> logits (S, B, T)."""
+        return self.logits(features, self.directions())
+
+    def directions(self) -> Tensor:
+        """(2 * S * T, C * kernel area): all that features meet, P'q and P'w of each seed and task."""
+        return torch.cat([self._fold(self.queries) / self.shape.token_width**0.5, self._fold(self.weight)])
+
+    def logits(self, features: Tensor, directions: Tensor) -> Tensor:
+        """(B, N, C) features and `directions` -> logits (S, B, T)."""
         num_seeds, num_tasks, _ = self.queries.shape
-        directions = torch.cat([self._fold(self.queries) / self.shape.token_width**0.5, self._fold(self.weight)])
         scores, evidence = self._responses(features, directions).split(num_seeds * num_tasks, dim=-1)
         pooled = (scores.softmax(dim=1) * evidence).sum(dim=1)
         return pooled.view(-1, num_seeds, num_tasks).transpose(0, 1) + self.bias[:, None]
@@ -136,7 +143,7 @@ class StackedProbe(nn.Module):
         Returns:
             Two tensors (L, B, N, S * T).
         """
-        directions = torch.cat([self._fold(self.queries) / self.shape.token_width**0.5, self._fold(self.weight)])
+        directions = self.directions()
         sizes = [channels * self.shape.kernel_size**2 for channels in self.shape.in_channels]
         parts = directions.split(sizes, dim=-1)
         terms = []
@@ -236,8 +243,11 @@ def train_probe(
             group["lr"] = float(rate)
         optimizer.zero_grad()
         num_known = (~labels[batch].isnan()).sum().clamp(min=1)
+        directions = probe.directions()
+        met = directions.detach().requires_grad_()  # folding and its gradient are paid once per step, not per chunk
         for chunk in in_chunks(batch, shape.elements_per_image):
-            (masked_bce(probe(features.read(chunk)), labels[chunk]) / num_known).backward()
+            (masked_bce(probe.logits(features.read(chunk), met), labels[chunk]) / num_known).backward()
+        directions.backward(met.grad)
         optimizer.step()
         seen += len(batch)
         if progress:
