@@ -33,7 +33,9 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, student_tem
 def row_cross_entropy(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
     """(N,) cross-entropies in float32. With many prototypes this is bound by memory: as few passes over (N, K) as can be."""
     log_probabilities = over_temperature(student_logits, temperature).log_softmax(dim=-1, dtype=torch.float32)
-    return -torch.linalg.vecdot(teacher_probabilities.float(), log_probabilities)
+    # Autocast takes this for a matrix product: in bfloat16 targets lose more digits than student and teacher differ by.
+    with torch.autocast(device_type=student_logits.device.type, enabled=False):
+        return -torch.linalg.vecdot(teacher_probabilities.float(), log_probabilities)
 
 
 def over_temperature(logits: Tensor, temperature: float) -> Tensor:

@@ -65,6 +65,19 @@ def test_unicl_ignores_the_order_of_the_batch_and_of_the_towers() -> None:
     torch.testing.assert_close(unicl_loss(texts, images, targets, scale), loss)
 
 
+@pytest.mark.parametrize("shape", [(6, 512), (3, 6, 512)])
+def test_cross_entropies_and_their_gradients_stay_float32_under_autocast(shape: tuple[int, ...]) -> None:
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.randn(shape[-2:], generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            loss = dino_loss(logits, targets)
+        found.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+    for plain, autocast in zip(*found, strict=True):
+        assert torch.equal(plain, autocast)
+
+
 def test_contrastive_logits_stay_float32_under_autocast() -> None:
     images, texts, scale = unit_rows(0), unit_rows(1), torch.tensor(100.0)
     expected = clip_loss(images, texts, scale)
