@@ -1,4 +1,4 @@
-"""The job script of docs/training.md, sent to a real Slurm of one node: stopped, requeued, and done as if nothing had happened."""
+"""The job script of docs/training.md on a real Slurm of one node: stopped, requeued, done as if nothing had happened."""
 
 import os
 import re
@@ -72,7 +72,9 @@ def straight(folder: Path, cluster: dict[str, str]) -> bytes:
 def test_srun_trains_what_torchrun_trains(folder: Path, straight: bytes) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "radscale.cli"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*torchrun, *pretrain(folder, "torchrun")], capture_output=True, text=True, timeout=200, env=environment)
+    done = subprocess.run(
+        [*torchrun, *pretrain(folder, "torchrun")], capture_output=True, text=True, timeout=200, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "torchrun" / "model.safetensors").read_bytes() == straight
 
