@@ -81,7 +81,8 @@ class _SlurmStep(SLURMEnvironment):
     process on the first node of the job, though the step may have others.
     """
 
-    def _validate_srun_variables(self) -> None: ...
+    @staticmethod
+    def _validate_srun_variables() -> None: ...
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None: ...
 
