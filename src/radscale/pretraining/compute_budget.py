@@ -105,9 +105,10 @@ def _image_text_flops(config: "PretrainingConfig", encoder: "Encoder") -> float:
 
 
 def _dinov2_flops(config: "PretrainingConfig", encoder: ViTEncoder) -> float:
-    from radscale.pretraining.dinov2 import replace_drop_path
+    from radscale.pretraining.dinov2 import check_crop_sizes, replace_drop_path
 
     options, batch = config.dinov2, config.batch_size
+    check_crop_sizes(options, encoder)
     backbone = encoder.backbone
     replace_drop_path(encoder, options.drop_path)
     views = torch.empty(2 * batch, 3, options.global_size_px, options.global_size_px)

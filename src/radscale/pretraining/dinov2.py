@@ -33,6 +33,16 @@ MEASURED_PATCHES = 64
 """Patches whose teacher entropy is measured: the first masked ones of a step."""
 
 
+def check_crop_sizes(options: Dinov2Options, encoder: ViTEncoder) -> None:
+    """Raises InputError for crops that are not whole patches."""
+    patch = encoder.backbone.config.patch_size_px
+    for name in ("global_size_px", "local_size_px"):
+        if getattr(options, name) % patch:
+            raise InputError(
+                f"dinov2.{name} is {getattr(options, name)}; it must be a multiple of the encoder's patch size {patch}"
+            )
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What the teacher says of a step's global views."""
@@ -80,12 +90,7 @@ class Dinov2Objective:
             raise InputError(
                 f"batch_size {config.batch_size} over {ranks.world_size} ranks: each takes as many images; choose a multiple"
             )
-        patch = encoder.backbone.config.patch_size_px
-        for name in ("global_size_px", "local_size_px"):
-            if getattr(options, name) % patch:
-                raise InputError(
-                    f"dinov2.{name} is {getattr(options, name)}; it must be a multiple of the encoder's patch size {patch}"
-                )
+        check_crop_sizes(options, encoder)
         self_made_head = head is None
         if head is None:
             if not from_scratch and options.head_warmup_fraction == 0:
@@ -113,7 +118,7 @@ class Dinov2Objective:
         self.momentum = cosine_schedule(*options.momentum, total_steps)
         warmup = round(total_steps * options.teacher_warmup_fraction)
         self.temperature = linear_warmup_then_constant(*options.teacher_temperature, total_steps, warmup)
-        self.side = options.global_size_px // patch
+        self.side = options.global_size_px // encoder.backbone.config.patch_size_px
         self.device = torch.device("cpu")
 
     def trained_modules(self) -> dict[str, nn.Module]:

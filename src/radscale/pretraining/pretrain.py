@@ -192,6 +192,8 @@ def _train_on(
         seconds_per_sample = _calibrate(lambda steps: trial(config, steps), config.batch_size, ranks, work, earlier_state)
     steps = steps_for(config.budget, config.batch_size, flops_per_sample=flops, seconds_per_sample=seconds_per_sample)
     objective = make(config, encoder, head, steps, knn)
+    for line in texts.remarks(config.objective) if texts is not None and ranks.is_first else ():
+        say(line)
     alarms: list[str] = []
 
     def say_and_keep(line: str) -> None:

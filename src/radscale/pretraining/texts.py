@@ -6,7 +6,6 @@ R = rows (an image with one of its texts), T = distinct prefixes, label texts an
 """
 
 import hashlib
-import warnings
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -178,13 +177,16 @@ class TrainingRows:
                 f"objective {objective}: all {len(self):,} texts are equal as far as the text tower reads them "
                 f"({self.context_length} tokens), so there is nothing to tell apart; check text.sections and the reports"
             )
+
+    def remarks(self, objective: str) -> list[str]:
+        """What a person should know before hours of training; one line each."""
         share = float(np.bincount(self.same).max() / len(self))
-        if share > DOMINATING_SHARE:
-            warnings.warn(
-                f"objective {objective}: {share:.0%} of the texts are the same one; most of a batch cannot be told apart. "
-                "Look at text.sections, or set text.identical_texts_are_positives",
-                stacklevel=2,
-            )
+        if share <= DOMINATING_SHARE:
+            return []
+        return [
+            f"objective {objective}: {share:.0%} of the texts are the same one; most of a batch cannot be told apart. "
+            "Look at text.sections, or set text.identical_texts_are_positives"
+        ]
 
 
 def read_training_rows(

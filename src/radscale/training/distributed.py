@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from radscale.errors import InputError
@@ -50,7 +51,7 @@ def start_fabric(*, precision: Precision = "fp32", devices: int | None = None, n
             num_nodes=nodes,
             strategy="auto" if alone else "ddp",
             precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],  # type: ignore[arg-type]
-            plugins=[LightningEnvironment()] if alone else None,  # a single process inside a scheduler's job is not its rank
+            plugins=_environment(launched is not None, alone),  # type: ignore[arg-type]
         )
     except Exception as error:  # Lightning's own classes, one for each way to ask for too much
         raise InputError(f"{per_node} devices on {nodes} nodes: {str(error).splitlines()[0]}") from None
@@ -66,7 +67,38 @@ def _launched() -> tuple[int, int] | None:
         per_node = int(os.environ["LOCAL_WORLD_SIZE"])
         return per_node, int(os.environ["WORLD_SIZE"]) // per_node
     num_tasks, nodes = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)), int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    if num_tasks % nodes:
+        raise InputError(
+            f"srun started {num_tasks} processes on {nodes} nodes; every node needs as many as the others: --ntasks-per-node"
+        )
     return (num_tasks // nodes, nodes) if num_tasks > 1 else None
+
+
+class _SlurmStep(SLURMEnvironment):
+    """The processes of one `srun`, as `_launched` counts them.
+
+    Lightning looks at the job instead: it refuses `srun -n 2`, does not see an `srun` within `salloc`, and looks for the first
+    process on the first node of the job, though the step may have others.
+    """
+
+    @staticmethod
+    def _validate_srun_variables() -> None: ...
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None: ...
+
+    @property
+    def main_address(self) -> str:
+        nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+        return os.environ.setdefault("MASTER_ADDR", self.resolve_root_node_address(nodes))
+
+
+def _environment(is_launched: bool, alone: bool) -> list[LightningEnvironment | SLURMEnvironment] | None:
+    """Who says which process this is; None lets Fabric find out."""
+    if is_launched and not dist.is_torchelastic_launched():
+        return [_SlurmStep()]
+    if alone or (not is_launched and "SLURM_JOB_ID" in os.environ):
+        return [LightningEnvironment()]  # the process of a scheduler's job that is no rank, and may start ranks of its own
+    return None
 
 
 def _check_precision(precision: Precision, device: torch.device) -> None:

@@ -1,12 +1,16 @@
 """`radscale pretrain` as a scheduler meets it: exit codes, one line, and going on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -114,3 +118,35 @@ def test_a_preset_lies_under_the_settings_of_the_file(folder: Path, monkeypatch:
     (folder / "unknown.yaml").write_text("preset: raddino\n")
     result = CliRunner().invoke(app, [*start, "--config", str(folder / "unknown.yaml"), "--out", str(folder / "unknown")])
     assert "preset 'raddino' is not known; allowed: medimageinsight, rad-dino" in str(result.exception)
+
+
+def test_the_state_of_another_objective_is_refused_and_stays(folder: Path) -> None:
+    out = folder / "clip_first"
+    code, _, _ = pretrain(folder, "--out", str(out), "--epochs", "1", "--max-seconds", "1")
+    assert code == 75
+    states = list((folder / "clip_first.partial" / "work").glob("state.step=*.pt"))
+    (folder / "dino.yaml").write_text(
+        "batch_size: 16\nprecision: fp32\ndinov2: {global_size_px: 32, local_size_px: 16, head_warmup_fraction: 0.3}\n"
+    )
+    start = ["pretrain", str(folder / "data"), "--init", str(folder / "start"), "--config", str(folder / "dino.yaml")]
+    result = CliRunner().invoke(app, [*start, "--objective", "dinov2", "--epochs", "1", "--out", str(out)])
+    assert isinstance(result.exception, InputError)
+    assert re.search(r"holds step \d+ of another run \(objective: clip -> dinov2;.* or add --restart", str(result.exception))
+    assert states == list((folder / "clip_first.partial" / "work").glob("state.step=*.pt"))
+    (folder / "dino.yaml").write_text("batch_size: 16\nprecision: fp32\ndinov2: {global_size_px: 32, local_size_px: 20}\n")
+    result = CliRunner().invoke(app, [*start, "--objective", "dinov2", "--epochs", "1", "--out", str(folder / "crops")])
+    assert "dinov2.local_size_px is 20; it must be a multiple of the encoder's patch size 8" in str(result.exception)
+
+
+def test_texts_that_are_nearly_all_equal_are_one_note(folder: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", num_train=32, num_test=2)
+    reports = pq.read_table(data / "reports.parquet").to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "text": "Normal.", "findings": "Normal."} for row in reports]), data / "reports.parquet"
+    )
+    start = ["pretrain", str(data), "--init", str(folder / "start"), "--config", str(folder / "settings.yaml")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = CliRunner().invoke(app, [*start, "--objective", "clip", "--epochs", "1", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("note objective clip: 91% of the texts are the same one") == 1

@@ -123,3 +123,10 @@ def test_a_single_process_inside_a_job_of_many_tasks_is_alone(monkeypatch: pytes
     monkeypatch.setenv("SLURM_PROCID", "0")
     fabric = start_fabric()
     assert Ranks.of(fabric) == Ranks(0, 1)
+
+
+def test_processes_of_srun_that_nodes_do_not_share_evenly_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    with pytest.raises(InputError, match=r"srun started 3 processes on 2 nodes; .* --ntasks-per-node"):
+        start_fabric()

@@ -1,6 +1,7 @@
 """The loop with an objective of one weight."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,3 +285,33 @@ def test_tensorboard_that_is_missing_is_said_and_has_the_same_numbers(tmp_path: 
     assert {name for name, _, _ in written} >= {"loss", "distance", "weight", "learning_rate", "closed"}
     losses = {step: value for name, value, step in written if name == "loss"}
     assert losses == {line["step"]: pytest.approx(line["loss"], rel=1e-5) for line in lines_of(tmp_path) if "loss" in line}
+
+
+def test_tensorboard_reads_each_step_once_after_a_run_was_killed_and_resumed(tmp_path: Path) -> None:
+    """The state is of step 4, and steps 5 and 6 were logged before the run was killed: they are not shown twice."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard")
+
+    class Killed(Toy):
+        def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            if step == 6:
+                raise KeyboardInterrupt
+            if step == 4:
+                shutil.copytree(tmp_path, copy)  # with the state of step 4
+            return super().loss(step)
+
+    copy = tmp_path.with_name("copy")
+    settings = loop(8, log_every=1, tensorboard=True, save_every_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(Killed(), settings, work=tmp_path, identity={})
+    for state in TrainingStates(tmp_path).paths():
+        state.unlink()
+    for state in TrainingStates(copy).paths():
+        shutil.copy(state, tmp_path)
+    assert [path.name for path in TrainingStates(tmp_path).paths()] == ["state.step=000000004.pt"]
+    train(Toy(), settings, work=tmp_path, identity={})
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "distance", "learning_rate", "gradient_norm/net"):
+        assert [event.step for event in events.Scalars(name)] == list(range(1, 9)), name
+    expected = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(expected, rel=1e-5)
