@@ -622,7 +622,7 @@ def segment(
 
     if masks is None and heads is None:
         raise InputError(
-            "--masks: not given; heads are trained on a mask table (see `radscale masks`), or applied with --heads"
+            "--masks: not given; give a mask table (see `radscale masks`) to train heads, or apply some with --heads"
         )
     if heads is None and split != "test":
         raise InputError(f"--split {split}: chooses images for --heads; a training is always measured on test images")

@@ -7,7 +7,6 @@ import sys
 import time
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +22,7 @@ from radscale.models import build_encoder
 from radscale.segmentation import SegmentationConfig, apply_heads, run_segmentation
 from radscale.training.checkpointing import save_checkpoint
 
-CONFIG = SegmentationConfig(seeds=(0, 1), epochs=10, batch_size=8, num_overlays=0, upsampling=4)
+CONFIG = SegmentationConfig(seeds=(0, 1), epochs=5, batch_size=8, min_steps=100, num_overlays=0, upsampling=4)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,8 @@ def test_applied_to_the_same_images_they_give_the_same_table(trained, encoder_fo
         out=tmp_path,
         num_workers=2,
     )
-    assert pq.read_table(tmp_path / "segmentation.parquet").equals(pq.read_table(trained / "segmentation.parquet"))
-    assert (tmp_path / "summary.csv").read_bytes() == (trained / "summary.csv").read_bytes()
+    for name in ("segmentation.parquet", "summary.csv"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
     assert (tmp_path / "overlays" / "blob.png").exists()
     assert facts["num_images"] == 72
 
@@ -109,7 +108,7 @@ def test_files_that_are_no_heads_are_refused(trained, encoder_folder, blob_datas
 
 def test_killed_and_repeated_the_command_goes_on_to_the_same_files(encoder_folder, blob_dataset, blob_masks, tmp_path):
     settings = tmp_path / "settings.yaml"
-    settings.write_text("epochs: 40\nmin_steps: 400\nseeds: [0, 1]\nnum_overlays: 0\n")
+    settings.write_text("epochs: 20\nmin_steps: 60\nseeds: [0, 1]\nnum_overlays: 0\n")
     common = ["segment", str(encoder_folder), str(blob_dataset), "--masks", str(blob_masks), "--config", str(settings)]
     straight = CliRunner().invoke(app, [*common, "--out", str(tmp_path / "straight")])
     assert straight.exit_code == 0, straight.output
@@ -124,17 +123,15 @@ def test_killed_and_repeated_the_command_goes_on_to_the_same_files(encoder_folde
     assert state.exists()
     assert not (tmp_path / "killed").exists()
     first = state.stat().st_mtime_ns
-    settings.write_text(settings.read_text().replace("epochs: 40", "epochs: 41"))
+    settings.write_text(settings.read_text().replace("epochs: 20", "epochs: 21"))
     changed = CliRunner().invoke(app, killed)
-    assert "an unfinished run there had other settings (epochs: 40 -> 41)" in str(changed.exception)
+    assert "an unfinished run there had other settings (epochs: 20 -> 41)" in str(changed.exception)
     assert state.stat().st_mtime_ns == first
-    settings.write_text(settings.read_text().replace("epochs: 41", "epochs: 40"))
+    settings.write_text(settings.read_text().replace("epochs: 21", "epochs: 20"))
     again = CliRunner().invoke(app, killed)
     assert again.exit_code == 0, again.output
     for name in ("segmentation.parquet", "summary.csv"):
-        assert (tmp_path / "killed" / name).read_bytes().replace(b"killed", b"straight") == (
-            tmp_path / "straight" / name
-        ).read_bytes()
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     ours, theirs = (load_file(tmp_path / name / "heads.safetensors") for name in ("killed", "straight"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not (tmp_path / "killed.partial").exists()

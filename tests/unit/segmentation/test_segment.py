@@ -1,9 +1,11 @@
 """A whole segmentation on the small dataset, and what it refuses."""
 
 import csv
+import shutil
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -183,6 +185,15 @@ def test_a_task_without_positives_is_named_or_refused(blob_dataset, encoder_fold
 def test_an_unknown_task_is_refused(blob_dataset, encoder_folder, blob_masks, tmp_path):
     with pytest.raises(InputError, match="task 'ETT' is not in the mask table; it has blob, stripe"):
         run(encoder_folder, blob_dataset, blob_masks, tmp_path / "out", tasks=("ETT",))
+
+
+def test_patients_in_two_splits_are_refused_by_pseudonym(blob_dataset, encoder_folder, blob_masks, tmp_path):
+    shutil.copytree(blob_dataset, tmp_path / "dataset")
+    rows = pq.read_table(blob_dataset / "manifest.parquet").to_pylist()
+    rows[150]["patient_id"] = "patient3"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dataset" / "manifest.parquet")
+    with pytest.raises(InputError, match=r"1 patients have images in train and in test \(patient3\)"):
+        run(encoder_folder, tmp_path / "dataset", blob_masks, tmp_path / "out")
 
 
 def test_an_encoder_that_gives_no_numbers_is_refused_and_leaves_no_cache(blob_dataset, encoder_folder, blob_masks, tmp_path):
