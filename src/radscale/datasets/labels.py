@@ -105,8 +105,8 @@ def task_table(
     as negative (the paper's reading) only where somebody looked: in studies with a report, or with any statement.
 
     Raises:
-        InputError: a task that the label table never mentions, with those that it does; two statements of one engine about a study,
-            or about an image, that contradict each other.
+        InputError: a task that the label table never mentions, with those that it does; two statements of one engine about a
+            study, or about an image, that contradict each other.
     """
     known = sorted(set(label_table["task"].to_pylist()))
     missing = [task for task in tasks if task not in known]
