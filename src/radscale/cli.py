@@ -592,37 +592,86 @@ def masks(
 def segment(
     encoder: Annotated[Path, typer.Argument(help="Checkpoint or open weights: file or folder.")],
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
-    masks: Annotated[Path, typer.Option("--masks", help="Mask table, see `radscale masks`.")],
     out: NewOut,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", help="Mask table, see `radscale masks`. With --heads it may be left out.", show_default=False),
+    ] = None,
+    heads: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train nothing: apply the heads of an earlier `segment` (its folder), write the masks that they find, and "
+            "with --masks their metrics. The encoder must be the same.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="With --heads: images of test, validation, train or all. Heads know their own training images.")
+    ] = "test",
     task: Annotated[list[str] | None, typer.Option(help="Tasks.  \\[default: all of the masks]", show_default=False)] = None,
     model: ModelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     num_workers: Annotated[int, typer.Option(min=0, help="Threads that read images and measure masks.")] = 2,
     config: ConfigOption = None,
 ) -> None:
-    """Train a linear head on the frozen encoder; write metrics per test image, their summary and overlays."""
-    from radscale.segmentation import SegmentationConfig, run_segmentation
+    """Train a linear head on the frozen encoder; write metrics per test image, their summary, overlays and the heads.
 
-    settings = _settings(SegmentationConfig, {"tasks": task}, config)
-    partial = _new_folder(out)
-    with _progress("segment") as progress:
-        facts = run_segmentation(
-            settings,
-            encoder=(model, encoder) if model else encoder,
-            dataset=dataset,
-            masks=masks,
-            out=partial,
-            device=device,
-            num_workers=num_workers,
-            progress=progress,
+    Kill it at any moment and repeat the command: it goes on. With --heads, apply trained heads to other images.
+    """
+    from radscale.segmentation import SegmentationConfig, apply_heads, run_segmentation
+
+    if masks is None and heads is None:
+        raise InputError(
+            "--masks: not given; give a mask table (see `radscale masks`) to train heads, or apply some with --heads"
         )
-    partial.rename(out)
-    _print_segmentation(facts)
+    if heads is None and split != "test":
+        raise InputError(f"--split {split}: chooses images for --heads; a training is always measured on test images")
+    if split not in ("test", "validation", "train", "all"):
+        raise InputError(f"--split {split}: choose test, validation, train or all")
+    settings = _settings(SegmentationConfig, {"tasks": task}, config)
+    partial = _new_folder(out, resumes=heads is None)
+    chosen = (model, encoder) if model else encoder
+    with _progress("segment") as progress:
+        if heads is not None:
+            facts = apply_heads(
+                settings,
+                heads=heads,
+                encoder=chosen,
+                dataset=dataset,
+                masks=masks,
+                split=split,
+                out=partial / "out",
+                device=device,
+                num_workers=num_workers,
+                progress=progress,
+            )
+        elif masks is not None:
+            facts = run_segmentation(
+                settings,
+                encoder=chosen,
+                dataset=dataset,
+                masks=masks,
+                out=partial / "out",
+                work=partial / "work",
+                device=device,
+                num_workers=num_workers,
+                progress=progress,
+            )
+    (partial / "out").rename(out)
+    _remove(partial)
+    if heads is not None:
+        found = ", ".join(f"{name} in {counts['num_found']:,}" for name, counts in facts["tasks"].items())
+        console.print(f"{facts['num_images']:,} images; found {found}: {out}/masks.parquet", highlight=False, soft_wrap=True)
+    if "summary" in facts:
+        _print_segmentation(facts)
 
 
 def _print_segmentation(facts: dict[str, Any]) -> None:
     values = {(row["task"], row["rule"], row["metric"]): row for row in facts["summary"]}
-    table = Table(title=f"{facts['arm']}: {facts['num_train']:,} training images, {facts['num_test']:,} test images")
+    trained = (
+        f"{facts['num_train']:,} training images, {facts['num_test']:,} test" if "num_train" in facts else facts["num_images"]
+    )
+    table = Table(title=f"{facts['arm']}: {trained} images")
     table.add_column("task")
     shown = (
         ("Hausdorff\npx", "any", "hausdorff_px"),
@@ -651,7 +700,7 @@ def _print_segmentation(facts: dict[str, Any]) -> None:
             cells.append(f"{row['value']:.{digits}f}{deviation}")
         table.add_row(task, *cells)
     console.print(table)
-    for row in facts["excluded_tasks"]:
+    for row in facts.get("excluded_tasks", ()):
         console.print(f"[yellow]not evaluated[/] {row['task']}: {row['reason']}", highlight=False, soft_wrap=True)
     console.print(
         "Means over images with a mask on either side, or the reader's (present only); ± over seeds. All metrics: summary.csv",

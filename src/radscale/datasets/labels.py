@@ -1,6 +1,7 @@
 """Label tables with four states, and the task tables that training and evaluation use (DESIGN: 1, 0 or NaN = unknown)."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from radscale.datasets.dataset import Dataset
 from radscale.datasets.manifest import LABEL_SCHEMA
 from radscale.errors import InputError
 
+LEVELS = ("study", "sample")
 STATES = ("positive", "negative", "uncertain")
 
 
@@ -39,10 +41,20 @@ def read_label_table(path: str | Path, only: pyarrow.compute.Expression | None =
         names = pq.read_schema(file).names
     except FileNotFoundError:
         raise InputError(f"{file}: no label table; make one with `radscale extract`, or ingest with label columns") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: not a Parquet table ({str(error).splitlines()[0]}); give a label table") from None
     missing = [name for name in LABEL_SCHEMA.names if name not in names]
     if missing:
         raise InputError(f"{file}: no column {missing[0]}; found {', '.join(names)}")
-    return pq.read_table(file, filters=only)
+    table = pq.read_table(file, filters=only)
+    for name, allowed in (("level", LEVELS), ("state", STATES)):
+        found = [value for value in pa.compute.unique(table[name]).to_pylist() if value not in allowed]
+        if found:
+            raise InputError(
+                f"{file}: {name} is {found[0]!r}; it must be one of {', '.join(allowed)}; "
+                "correct the table, or leave these rows out"
+            )
+    return table
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,27 @@ class TaskTable:
     """(n,) rows of the dataset's manifest."""
     targets: np.ndarray
     """(n, T) float32."""
+
+
+def check_ids(dataset: Dataset, label_table: pa.Table) -> None:
+    """Whose labels are these? Some ids may be of excluded images, and are left out with a warning.
+
+    Raises:
+        InputError: none of the ids is in the dataset.
+    """
+    strange = 0
+    for level, name in zip(LEVELS, ("study_id", "sample_id"), strict=True):
+        ids = pa.compute.unique(label_table["id"].filter(pa.compute.equal(label_table["level"], level)))
+        strange += int(
+            pa.compute.sum(pa.compute.invert(pa.compute.is_in(ids, dataset.column(name).combine_chunks()))).as_py() or 0
+        )
+    total = len(pa.compute.unique(label_table["id"]))
+    # Not one of them is printed: an id that the dataset does not have may be a hospital's own.
+    line = f"label table: {strange:,} of its {total:,} ids are not in {dataset.path.name}"
+    if total and strange >= total:
+        raise InputError(f"{line}; give the table that was made for this dataset, with its pseudonyms")
+    if strange:
+        warnings.warn(f"{line}; their labels are left out", stacklevel=2)
 
 
 def task_table(
@@ -72,7 +105,8 @@ def task_table(
     as negative (the paper's reading) only where somebody looked: in studies with a report, or with any statement.
 
     Raises:
-        InputError: a task that the label table never mentions, with those that it does.
+        InputError: a task that the label table never mentions, with those that it does; two statements of one engine about a
+            study, or about an image, that contradict each other.
     """
     known = sorted(set(label_table["task"].to_pylist()))
     missing = [task for task in tasks if task not in known]
@@ -96,12 +130,23 @@ def task_table(
     table = label_table if engine is None else label_table.filter(pa.compute.equal(label_table["engine"], engine))
     for level, places in (("study", by_study), ("sample", by_sample)):
         part = table.filter(pa.compute.equal(table["level"], level))
-        for key, task, state in zip(*(part[name].to_pylist() for name in ("id", "task", "state")), strict=True):
+        said: dict[str, np.ndarray] = {}  # by engine: number of the state + 1, at the first image of each id
+        names = ("id", "task", "state", "engine")
+        for key, task, state, who in zip(*(part[name].to_pylist() for name in names), strict=True):
             hits = places.get(key)
             if hits is None:
                 continue
             seen[hits] = True
             if task in column:
+                number = STATES.index(state) + 1
+                before = said.setdefault(who, np.zeros(targets.shape, np.int8))
+                first = int(before[hits[0], column[task]])
+                if first not in (0, number):
+                    raise InputError(
+                        f"label table: '{task}' of {level} {key} is {STATES[first - 1]} in one row and {state} in another, "
+                        f"both by {who}; keep one of them"
+                    )
+                before[hits[0], column[task]] = number
                 targets[hits, column[task]] = values[state]
                 stated[hits, column[task]] = True
     if not_mentioned == "negative":

@@ -25,6 +25,19 @@ def keyed_fractions(names: Iterable[str], *key: object) -> list[float]:
     return fractions
 
 
+def check_patients_apart(train: Iterable[str], test: Iterable[str]) -> None:
+    """Raises:
+    InputError: patients (pseudonyms) of whom there are images in training and in test.
+    """
+    both = sorted(set(train) & set(test))
+    if both:
+        listed = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
+        raise InputError(
+            f"split: {len(both):,} patients have images in train and in test ({listed}), and what is measured on them would be "
+            "remembered; give each patient one split in manifest.parquet, or ingest again"
+        )
+
+
 def patient_split(patient_id: str, seed: int, train: float, validation: float, test: float) -> str:
     """`train`, `validation` or `test`.
 

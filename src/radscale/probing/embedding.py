@@ -1,8 +1,5 @@
 """Embeddings and patch features of many images: read ahead of the encoder, written in parts, resumable (docs/embedding.md)."""
 
-import fcntl
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -19,7 +16,7 @@ from torch import Tensor, nn
 
 from radscale.datasets.exclusions import Excluded
 from radscale.errors import InputError
-from radscale.execution.fingerprint import describe_changes
+from radscale.execution.work_folder import LOCK, work_folder
 from radscale.models import Encoder
 from radscale.models.davit import DaViT
 from radscale.models.encoder import EXTERNAL_FAMILY
@@ -35,6 +32,7 @@ from radscale.probing.embedding_output import (
 )
 from radscale.probing.embedding_sources import ArraySource, ImageSource, open_source
 from radscale.probing.zero_shot import PROMPT, ZeroShotClassifier, named_view
+from radscale.training.checkpointing import encoder_fingerprint
 from radscale.training.devices import choose_device
 from radscale.training.features import Progress
 from radscale.training.open_weights import load_encoder
@@ -45,7 +43,6 @@ FEATURES = ("embedding", "mean", "patches", "maps")
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 PART_BYTES = 64 << 20
 PART_IMAGES = 8192
-SETTINGS, LOCK = "_settings.json", "_lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +342,8 @@ def run_embedding(
     embedder = Embedder(model, config, ZeroShotClassifier(model, config.labels, config.prompt) if config.labels else None)
     workers = num_workers if num_workers is not None else (min(16, os.cpu_count() or 1) if run_device.type == "cuda" else 2)
     work = out.with_name(out.name + ".partial")
-    with _work_folder(work, settings, out):
+    with work_folder(work, settings, out, "part-*"):
+        (work / "exclusions").mkdir(exist_ok=True)
         try:
             facts = _embed(embedder, source, out, work, settings, parts=parts, num_workers=workers, progress=progress)
         except torch.OutOfMemoryError:
@@ -464,43 +462,3 @@ def _check_disk(needed: int, folder: Path) -> None:
             f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on disk; free some, or take --parts (half of it), "
             "--dtype float16, or features that are smaller"
         )
-
-
-def encoder_fingerprint(encoder: Encoder) -> str:
-    """16 hex digits of architecture, preprocessing and every weight."""
-    digest = hashlib.sha256(json.dumps(encoder.config_dict(), sort_keys=True).encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _work_folder(work: Path, settings: dict[str, Any], out: Path) -> Iterator[None]:
-    """The folder of the parts, held by this process.
-
-    Raises:
-        InputError: another process holds it, or it was begun with other settings.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--out {out}: another run is writing it; wait for its end or choose another name") from None
-        begun = work / SETTINGS
-        settings = json.loads(json.dumps(settings))
-        if begun.exists() and any(work.glob("part-*")):
-            changes = describe_changes(json.loads(begun.read_text(encoding="utf-8")), settings)
-            if changes:
-                raise InputError(
-                    f"--out {out}: an unfinished run there had other settings ({'; '.join(changes)}); "
-                    f"repeat those to go on, or remove {work} to start again"
-                )
-        (work / "exclusions").mkdir(exist_ok=True)
-        write_atomically(begun, lambda path: _write_text(path, json.dumps(settings, indent=1)))
-        yield
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radscale.datasets import Dataset, task_table
+from radscale.datasets.labels import check_ids
+from radscale.datasets.splits import check_patients_apart
 from radscale.errors import InputError
 from radscale.probing.config import ProbeConfig
 from radscale.probing.task_sets import resolve_tasks
@@ -54,7 +56,10 @@ def plan_task_sets(
     """
     train_rows = _thin(select_images(dataset, "train", config.views), config.max_train)
     test_rows = select_images(dataset, "test", config.views)
+    patients = dataset.column("patient_id")
+    check_patients_apart(*(patients.take(pa.array(rows)).to_pylist() for rows in (train_rows, test_rows)))
     table = _one_engine(label_table, config.engine)
+    check_ids(dataset, table)
     labelled = set(pc.unique(table["task"]).to_pylist())
     plans, excluded = [], []
     for name, tasks in _wanted_task_sets(config).items():

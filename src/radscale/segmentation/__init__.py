@@ -1,8 +1,9 @@
 """Segmentation on frozen encoders: a linear head on four feature maps, metrics per image, overlays (paper, section 5.2).
 
-May import datasets, training, analysis, models, losses, metrics and `radscale.errors`; no other stage.
+May import datasets, training, execution, analysis, models, losses, metrics and `radscale.errors`; no other stage.
 """
 
+from radscale.segmentation.application import apply_heads
 from radscale.segmentation.config import SegmentationConfig
 from radscale.segmentation.evaluation import SEGMENTATION_SCHEMA, score_image, summarise
 from radscale.segmentation.head import HeadShape, StackedHead, train_head
@@ -13,6 +14,7 @@ __all__ = [
     "HeadShape",
     "SegmentationConfig",
     "StackedHead",
+    "apply_heads",
     "run_segmentation",
     "score_image",
     "summarise",

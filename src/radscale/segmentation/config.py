@@ -22,7 +22,8 @@ class SegmentationConfig:
     min_steps: int = 200
     """Few images are cut into smaller batches, so that training takes at least so many steps."""
     learning_rate: float = 3e-3
-    """AdamW, cosine to 0."""
+    """AdamW, cosine to 0. Lungs in 35 real X-rays, DINOv2 ViT-S/14 at 224 px, five folds by patient: Hausdorff distance 95, 93,
+    98 and 103 px at 1e-3, 3e-3, 1e-2 and 3e-2; the same for both `dice_over` within 2 px."""
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     """Share of the steps in which the rate rises linearly."""

@@ -8,6 +8,7 @@ numbers per cell and seed, is never formed.
 B = images, N = cells of the grid, C = channels of all maps, S = seeds, K = tasks, u = logits of a cell a side.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from radscale.losses import dice_loss
 from radscale.segmentation.config import SegmentationConfig
 from radscale.segmentation.frames import interpolation_matrix, upsample
+from radscale.segmentation.training_state import TrainingState
 from radscale.training.features import FeatureSource, channel_statistics
 from radscale.training.samplers import EqualBatches
 from radscale.training.schedules import cosine_schedule
@@ -27,6 +29,8 @@ INITIAL_STD = 0.1
 """Of a logit before training, when features are standardised."""
 PREVALENCE_IMAGES = 256
 """Training images from which the share of positive pixels is taken."""
+SAVE_SECONDS = 60.0
+"""At most so much of a training is lost to a kill; else its state is saved after each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ def train_head(
     config: SegmentationConfig,
     *,
     device: torch.device | None = None,
+    state: TrainingState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> StackedHead:
     """Train the heads of all seeds in one pass over the features per epoch.
@@ -111,22 +116,30 @@ def train_head(
         features: of the training images.
         read_masks: positions (b,) -> (b, K, S, S) float32 in [0, 1], in the square that the encoder sees.
         known: (n, K) bool; masks that are not known cost nothing.
+        state: kept while training; one that has steps is gone on from, to the same bits. One that has them all is the trained
+            head, and neither features nor masks are read.
         progress: called with the number of images seen, up to epochs * n.
     """
     device = device or torch.device("cpu")
     num_images = len(known)
-    some = np.unique(np.linspace(0, num_images - 1, min(num_images, PREVALENCE_IMAGES)).round().astype(np.int64))
-    prevalence = _prevalence(read_masks, known, some)
+    done = state.steps if state else 0
+    prevalence = None if done else _prevalence(read_masks, known)
     head = StackedHead(shape, config.seeds, prevalence).to(device)
-    head.standardise_by(*channel_statistics(features, num_images, shape.grid**2 * shape.in_channels))
+    if not done:
+        head.standardise_by(*channel_statistics(features, num_images, shape.grid**2 * shape.in_channels))
     optimizer = torch.optim.AdamW(
         [{"params": [head.weight], "weight_decay": config.weight_decay}, {"params": [head.bias], "weight_decay": 0.0}]
     )
-    batches = EqualBatches(num_images, batch_size=config.batch_size, num_epochs=config.epochs, min_steps=config.min_steps)
+    if state and done:
+        state.restore(head, optimizer)
+    batches = training_batches(config, num_images)
     warmup_steps = int(config.warmup_fraction * len(batches))
     rates = cosine_schedule(config.learning_rate, 0.0, len(batches), warmup_steps=warmup_steps)
-    known_masks, seen = torch.from_numpy(known), 0
-    for rate, positions in zip(rates, batches, strict=True):
+    known_masks, seen, saved = torch.from_numpy(known), 0, time.monotonic()
+    for step, (rate, positions) in enumerate(zip(rates, batches, strict=True), start=1):
+        seen += len(positions)
+        if step <= done:
+            continue
         for group in optimizer.param_groups:
             group["lr"] = float(rate)
         masks = read_masks(positions).to(device)
@@ -135,10 +148,17 @@ def train_head(
         optimizer.zero_grad()
         segmentation_loss(logits, masks, known_masks[positions].to(device), config).backward()
         optimizer.step()
-        seen += len(positions)
+        if state and (step % batches.batches_per_epoch == 0 or time.monotonic() - saved > SAVE_SECONDS):
+            state.save(step, head, optimizer)
+            saved = time.monotonic()
         if progress:
             progress(seen)
     return head
+
+
+def training_batches(config: SegmentationConfig, num_images: int) -> EqualBatches:
+    """Positions of the images of each step."""
+    return EqualBatches(num_images, batch_size=config.batch_size, num_epochs=config.epochs, min_steps=config.min_steps)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor, config: SegmentationConfig) -> Tensor:
@@ -160,8 +180,9 @@ def segmentation_loss(logits: Tensor, masks: Tensor, known: Tensor, config: Segm
     return loss
 
 
-def _prevalence(read_masks: Callable[[np.ndarray], Tensor], known: np.ndarray, positions: np.ndarray) -> Tensor:
+def _prevalence(read_masks: Callable[[np.ndarray], Tensor], known: np.ndarray) -> Tensor:
     """(K,) share of positive pixels in the known masks, away from 0 and 1 so that its logit is finite."""
+    positions = np.unique(np.linspace(0, len(known) - 1, min(len(known), PREVALENCE_IMAGES)).round().astype(np.int64))
     shares = torch.stack([read_masks(positions[i : i + 1])[0].mean((1, 2)) for i in range(len(positions))])
     weights = torch.from_numpy(known[positions]).float()
     return ((shares * weights).sum(0) / weights.sum(0).clamp(min=1)).clamp(1e-4, 1 - 1e-4)

@@ -1,6 +1,8 @@
 """Encoder checkpoints (docs/data_format.md, section 3) and training states, written so that a reader never sees half of one."""
 
 import errno
+import hashlib
+import json
 import os
 import pickle
 import warnings
@@ -8,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +60,15 @@ def published_state(encoder: Encoder) -> dict[str, Tensor]:
 
 def _prefix(encoder: Encoder) -> str:
     return "backbone." if isinstance(encoder, ViTEncoder) else ""
+
+
+def encoder_fingerprint(encoder: Encoder) -> str:
+    """16 hex digits of architecture, preprocessing and every weight."""
+    digest = hashlib.sha256(json.dumps(encoder.config_dict(), sort_keys=True).encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return digest.hexdigest()[:16]
 
 
 def load_published_state(encoder: Encoder, state: Mapping[str, Tensor], source: str) -> None:

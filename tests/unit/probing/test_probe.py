@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from radscale.datasets import Dataset
 from radscale.errors import InputError
 from radscale.probing import AttentionProbe, ProbeConfig, ProbeShape, run_probing
 from radscale.probing.targets import describe_task
+from radscale.training.checkpointing import save_checkpoint
 from radscale.training.open_weights import load_encoder
 
 FAST = ProbeConfig(tasks=("blob", "stripe"), seeds=(0, 1), epochs=3, batch_size=32, learning_rate=5e-3)
@@ -241,3 +243,69 @@ def test_config_refuses_impossible_values(settings, message):
 def test_unknown_device(probe):
     with pytest.raises(InputError, match="choose auto, cpu or cuda"):
         probe(device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row | {"id": "x" + row["id"]}, r"200 of its 200 ids are not in dataset; give the table that was made for"),
+        (lambda row: row | {"state": "yes"}, r"state is 'yes'; it must be one of positive, negative, uncertain; correct the"),
+        (lambda row: row | {"state": 1}, r"state is 1; it must be one of positive"),
+        (lambda row: row | {"level": "patient"}, r"level is 'patient'; it must be one of study, sample"),
+        (lambda row: row | {"state": "negative"}, r"none of its 2 tasks can be evaluated \(blob: 0 positives in train"),
+    ],
+)
+def test_label_tables_that_mean_nothing_are_refused(probe, blob_dataset, tmp_path, change, message):
+    rows = [change(row) for row in pq.read_table(blob_dataset / "labels.parquet").to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "labels.parquet")
+    with pytest.raises(InputError, match=message):
+        probe(labels=tmp_path / "labels.parquet")
+
+
+def test_statements_that_contradict_each_other_are_refused_and_repeated_ones_are_not(probe, blob_dataset, tmp_path):
+    table = pq.read_table(blob_dataset / "labels.parquet")
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "labels.parquet")
+    probe(labels=tmp_path / "labels.parquet")
+    first = next(row for row in table.to_pylist() if row["task"] == "blob")
+    other = "negative" if first["state"] == "positive" else "positive"
+    rows = [*table.to_pylist(), first | {"state": other}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "labels.parquet")
+    with pytest.raises(InputError, match=rf"'blob' of study study0 is {first['state']} in one row and {other} in another"):
+        probe(labels=tmp_path / "labels.parquet", name="again")
+
+
+def test_labels_of_images_that_the_dataset_does_not_have_are_counted_and_left_out(probe, blob_dataset, tmp_path):
+    table = pq.read_table(blob_dataset / "labels.parquet")
+    stranger = table.slice(0, 1).to_pylist()[0] | {"id": "MRN-4711"}
+    pq.write_table(pa.Table.from_pylist([*table.to_pylist(), stranger]), tmp_path / "labels.parquet")
+    with pytest.warns(UserWarning, match="1 of its 201 ids are not in dataset; their labels are left out") as caught:
+        _, with_stranger = probe(labels=tmp_path / "labels.parquet", name="a")
+    assert not any("4711" in str(warning.message) for warning in caught)
+    _, without = probe(name="b")
+    for name in ("target", "prediction"):
+        assert read(with_stranger)[name].equals(read(without)[name])
+
+
+def test_a_table_of_another_format_is_refused(probe, tmp_path):
+    (tmp_path / "labels.csv").write_text("id,task,state\n")
+    with pytest.raises(InputError, match=r"labels.csv: not a Parquet table .*; give a label table"):
+        probe(labels=tmp_path / "labels.csv")
+
+
+def test_patients_in_two_splits_are_refused_by_pseudonym(encoder_folder, blob_dataset, tmp_path):
+    shutil.copytree(blob_dataset, tmp_path / "dataset")
+    rows = pq.read_table(blob_dataset / "manifest.parquet").to_pylist()
+    rows[150]["patient_id"], rows[160]["patient_id"] = "patient3", "patient7"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dataset" / "manifest.parquet")
+    with pytest.raises(InputError, match=r"2 patients have images in train and in test \(patient3, patient7\)"):
+        run_probing(FAST, encoder=encoder_folder, dataset=tmp_path / "dataset", labels=blob_dataset, out=tmp_path / "out")
+
+
+def test_an_encoder_that_gives_no_numbers_is_refused_and_leaves_no_cache(encoder_folder, blob_dataset, tmp_path):
+    encoder = load_encoder(str(encoder_folder))
+    with torch.no_grad():
+        encoder.backbone.blocks[1].mlp.fc2.weight.fill_(1e38)
+    save_checkpoint(tmp_path / "broken", encoder, info={"objective": "none"})
+    with pytest.raises(InputError, match=r"broken\): its features are infinite or undefined numbers; check its weights"):
+        run_probing(FAST, encoder=tmp_path / "broken", dataset=blob_dataset, labels=blob_dataset, out=tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

