@@ -1,4 +1,7 @@
-"""Identifiers of each kind in many surface forms, to be planted into reports. A draw returns a phrase and the parts that must go."""
+"""Identifiers of each kind in many surface forms, to be planted into reports.
+
+A draw returns a phrase and the parts that must go. Who wrote the rules wrote both lists, after the rules.
+"""
 
 import random
 
@@ -55,7 +58,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
     "AGE": ("{old} year old woman.", "{old}-year-old male.", "{old} yo.", "Aged {old}.", "{old} y/o F."),
 }
-"""Known while the rules were written."""
+"""Such as the rules were written for."""
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "NAME": (
@@ -97,7 +100,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     ),
     "AGE": ("{old} years old.", "{old} yr old.", "Age: {old}.", "{old}F with cough.", "Ninety-three-year-old."),
 }
-"""Written after the rules, and no rule was changed for them."""
+"""Meant to differ from those; no rule was changed for them."""
 
 
 def draw(rng: random.Random, form: str) -> tuple[str, tuple[str, ...]]:
