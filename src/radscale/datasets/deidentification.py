@@ -1,11 +1,10 @@
-"""Pseudonyms and scrubbing: only allow-listed fields leave the archive, ids become keyed hashes, dates intervals."""
+"""Pseudonyms: only allow-listed fields leave the archive, ids become keyed hashes, dates intervals."""
 
 import hashlib
 import hmac
 import os
 import re
 import tempfile
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -113,71 +112,3 @@ def parse_moment(value: str) -> tuple[int | None, int | None]:
         return parse_date(text), None
     day, time = (part for part in match.groups() if part is not None)
     return parse_date(day), parse_second(time)
-
-
-_MONTHS = (
-    r"(?:jan(?:uary|uar)?|feb(?:ruary|ruar)?|mar(?:ch)?|m\u00e4rz|apr(?:il)?|june?|juni|july?|juli|aug(?:ust)?|sept?(?:ember)?"
-    r"|o[ck]t(?:ober)?|nov(?:ember)?|de[cz](?:ember)?)\b\.?"
-)
-_MONTHS_AND_MAY = rf"(?:{_MONTHS}|ma[iy]\b)"
-"""In a report, "3. May represent" is no date: May needs a year beside it."""
-_DAY = r"\d{1,2}(?:st|nd|rd|th|\.)?"
-_YEAR = r"(?:(?:19|20)\d{2}|'?\d{2})\b"
-_PERSON = r"(?:[A-Z]\.\s*)*(?:(?:von|van|de[rn]?|di|la|al|bin)\s+)*[A-Z][\w'\u2019-]+(?:\s+(?:[A-Z]\.\s*)?[A-Z][\w'\u2019-]+)?"
-PATTERNS = (
-    (
-        re.compile(r"\b(?:19|20)\d{2}([-/.])\d{1,2}\1\d{1,2}\b|\b\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d{2})\b|\b(?:19|20)\d{6}\b"),
-        "[date]",
-    ),
-    (
-        re.compile(
-            rf"\b{_DAY}(?:\s+of)?[\s-]*{_MONTHS_AND_MAY},?[\s-]*{_YEAR}|\b{_MONTHS_AND_MAY}\s*{_DAY}[\s,]+(?:19|20)\d{{2}}\b"
-            rf"|\b{_MONTHS_AND_MAY},?\s*(?:19|20)\d{{2}}\b|\b{_DAY}(?:\s+of)?[\s-]*{_MONTHS}|\b{_MONTHS}\s*{_DAY}(?!\w)",
-            re.IGNORECASE,
-        ),
-        "[date]",
-    ),
-    (
-        re.compile(
-            r"\b(?:mrn|med(?:ical)?\s+rec(?:ord)?|acc(?:ession)?|patient\s+id|case|ssn)\s*(?:number|num|no\.?|nr\.?|#)?\s*[:#]?"
-            r"\s*[A-Z]{0,4}-?\d[\w-]*",
-            re.IGNORECASE,
-        ),
-        "[number]",
-    ),
-    (
-        re.compile(
-            r"\b\d{7,}\b|\(?\b\d{3}\)?[-.\s]\s?\d{3}[-.\s]\d{4}\b|\b\d{3}-\d{2}-\d{4}\b|\+\d[\d\s()-]{7,}\d"
-            r"|\b[\w.+-]+@[\w-]+\.[\w.]+"
-        ),
-        "[number]",
-    ),
-    (
-        re.compile(rf"\b(?:Drs?|Mr|Mrs|Ms|Prof)\b\.?\s+{_PERSON}|\b(?:DR|MR|MRS|MS)\.\s+{_PERSON}|\bDoctor\s+{_PERSON}"),
-        "[name]",
-    ),
-    (
-        re.compile(
-            rf"\b(?:[A-Z][\w'\u2019-]+,\s+)?{_PERSON}(?:,\s+(?:MD|DO|RN|PA|MBBS|FRCR)\b|,?\s+(?:M\.\s?D|D\.\s?O|R\.\s?N|P\.\s?A)\b\.?|\s+(?:MD|MBBS|FRCR)\b)"
-        ),
-        "[name]",
-    ),
-    (
-        re.compile(rf"\b((?i:discussed|communicated|reported|dictated|signed|transcribed)\s+(?:with|to|by):?\s+){_PERSON}"),
-        r"\1[name]",
-    ),
-)
-
-
-def scrub_text(text: str, known: Iterable[str] = ()) -> str:
-    """Remove what identifies from a report: the patient's own names and numbers, dates, record numbers, titled names.
-
-    Args:
-        text: the report.
-        known: names and numbers of this patient, from the header.
-    """
-    for value in sorted(set(known), key=len, reverse=True):
-        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[removed]", text, flags=re.IGNORECASE)
-    for pattern, replacement in PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text

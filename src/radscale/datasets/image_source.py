@@ -1,6 +1,7 @@
 """Folders of images with a table, and published sets with their own tables. Their rows are few enough to be held in memory."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from radscale.datasets.decoded import CARE_SETTINGS, SECTIONS, Decoded, LabelRow, label_row
-from radscale.datasets.deidentification import Pseudonyms, scrub_text
+from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom import DicomImage, read_dicom
 from radscale.datasets.dicom_source import failed
 from radscale.datasets.exclusions import Excluded
@@ -20,6 +21,7 @@ from radscale.datasets.images import ImageEntry, image_entries, read_image_file
 from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.labels import slug
 from radscale.datasets.public import LAYOUTS, PublicFolder, PublicImage, PublicOptions, detect_layout, layout_hint
+from radscale.datasets.report_scrubbing import scrub_report
 from radscale.datasets.tables import read_csv
 from radscale.errors import InputError
 
@@ -38,6 +40,7 @@ class ImageSource:
             raise InputError(f"{folder}: no such folder; give the folder of the archive or of the images")
         self.config, self.folder, self.pseudonyms = config, folder, pseudonyms
         self.entries = self._read_entries()
+        self.scrubbed: Counter[str] = Counter()
         self.decode: Callable[[ImageEntry], Decoded] = partial(decode_image, folder, config, pseudonyms)
         settings = (entry.care_setting for entry in self.entries)
         self.unknown_care_settings = sum(bool(setting) and setting not in CARE_SETTINGS for setting in settings)
@@ -84,7 +87,10 @@ class ImageSource:
             if entry.number not in kept:
                 continue
             study, patient = kept[entry.number]
-            texts = {name: scrub_text(entry.texts.get(name, ""), entry.names) for name in ("report", *SECTIONS)}
+            texts = {}
+            for name in ("report", *SECTIONS):
+                texts[name], kinds = scrub_report(entry.texts.get(name, ""), entry.names)
+                self.scrubbed += kinds
             if not any(texts.values()):
                 continue
             text = texts.pop("report") or "\n".join(f"{name.upper()}: {texts[name]}" for name in SECTIONS if texts[name])

@@ -7,6 +7,7 @@ The steps: list the inputs, decode them into shards and a journal, then make the
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -361,7 +362,8 @@ def _write_dicom_reports(
         report_matching.view_images(database, journal)
         old_reports = old.table("reports.parquet")
         report_matching.match_reports(database, staged, config.report_window_hours, old_reports, old.table("manifest.parquet"))
-        new = report_matching.joined_reports(database, staged, num_workers)
+        scrubbed: Counter[str] = Counter()
+        new = report_matching.joined_reports(database, staged, num_workers, scrubbed)
         count = write_parts(
             tables / "reports.parquet", (part for parts in (old_parts(old_reports), new) for part in parts), REPORTS_SCHEMA
         )
@@ -373,6 +375,7 @@ def _write_dicom_reports(
         "unmatched_reports": unmatched.num_rows,
         "unmatched_reasons": report_matching.count_reasons(unmatched),
         "unknown_care_settings": unknown,
+        "scrubbed": dict(sorted(scrubbed.items())),
     }
     return counts, settings
 
@@ -384,7 +387,12 @@ def _write_image_reports(reader: ImageSource, journal: Journal, old: _Old, table
     new = pa.Table.from_pylist(found, REPORTS_SCHEMA)
     old_reports = old.table("reports.parquet")
     count = write_parts(tables / "reports.parquet", (*old_parts(old_reports), new), REPORTS_SCHEMA)
-    return {"reports": count, "unmatched_reports": unmatched, "unknown_care_settings": reader.unknown_care_settings}
+    return {
+        "reports": count,
+        "unmatched_reports": unmatched,
+        "unknown_care_settings": reader.unknown_care_settings,
+        "scrubbed": dict(sorted(reader.scrubbed.items())),
+    }
 
 
 def label_table(labels: list[LabelRow]) -> pa.Table:

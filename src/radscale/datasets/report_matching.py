@@ -6,7 +6,6 @@ the keys of the reports, `known` what earlier ingests brought.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import duckdb
 import pyarrow as pa
 
 from radscale.datasets.decoded import CARE_SETTINGS, SECTIONS
-from radscale.datasets.deidentification import Pseudonyms, parse_moment, scrub_text
+from radscale.datasets.deidentification import Pseudonyms, parse_moment
 from radscale.datasets.journal import Journal, write_durably
 from radscale.datasets.manifest import REPORTS_SCHEMA, UNMATCHED_SCHEMA
 from radscale.datasets.report_files import Report
+from radscale.datasets.report_scrubbing import scrub_report
 from radscale.datasets.workers import ordered_map
 
 TEXTS = ("text", *SECTIONS)
@@ -77,7 +77,8 @@ def stage_reports(reports: Iterable[Report], pseudonyms: Pseudonyms, work: Path)
                 "day": pseudonyms.shifted(report.patient or "", day) if known else None,
                 "second": second,
                 "care_setting": setting if setting in CARE_SETTINGS else None,
-                "names": list(report.names),
+                # Its own numbers too, of which the header may know only other forms.
+                "names": [*report.names, *(value for value in (report.accession, report.patient) if value and len(value) > 3)],
                 **{name: report.texts.get(name, "") for name in TEXTS},
             }
         )
@@ -198,10 +199,13 @@ def care_settings(database: duckdb.DuckDBPyConnection) -> pa.ChunkedArray:
     return pa.table(found)["setting"].cast(pa.string())
 
 
-def joined_reports(database: duckdb.DuckDBPyConnection, staged: Path, num_workers: int) -> Iterator[pa.Table]:
+def joined_reports(
+    database: duckdb.DuckDBPyConnection, staged: Path, num_workers: int, scrubbed_kinds: Counter[str]
+) -> Iterator[pa.Table]:
     """Rows of `reports.parquet`, scrubbed, in the order of the reports.
 
     Several reports of a study are its report and what was added later: all of it, once, in their order.
+    What was scrubbed is added to `scrubbed_kinds`.
     """
     texts = ", ".join(f"t.{name}" for name in TEXTS)
     query = f"""
@@ -216,7 +220,7 @@ def joined_reports(database: duckdb.DuckDBPyConnection, staged: Path, num_worker
     """
     reader = pa.RecordBatchReader.from_stream(database.sql(query, params=[str(staged / "*.parquet")]))
     scrubbed = ordered_map(_scrub, (batch.to_pylist() for batch in reader), num_workers=num_workers, on_failure=_not_scrubbed)
-    rows = (row for batch in scrubbed for row in batch)
+    rows = (row for batch, found in scrubbed if scrubbed_kinds.update(found) is None for row in batch)
     out: list[dict[str, Any]] = []
     for (study, patient), group in groupby(rows, key=lambda row: (row["study_id"], row["patient_id"])):
         found = list(group)
@@ -229,18 +233,19 @@ def joined_reports(database: duckdb.DuckDBPyConnection, staged: Path, num_worker
         yield pa.Table.from_pylist(out, REPORTS_SCHEMA)
 
 
-def _scrub(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    done = []
+def _scrub(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    done, total = [], Counter[str]()
     for row in rows:
         known = (*(row["patient_names"] or ()), *(row["report_names"] or ()))
-        scrub = partial(scrub_text, known=known)
-        done.append(
-            {"study_id": row["study_id"], "patient_id": row["patient_id"], **{name: scrub(row[name]) for name in TEXTS}}
-        )
-    return done
+        clean = {"study_id": row["study_id"], "patient_id": row["patient_id"]}
+        for name in TEXTS:
+            clean[name], found = scrub_report(row[name], known)
+            total += found
+        done.append(clean)
+    return done, total
 
 
-def _not_scrubbed(rows: list[dict[str, Any]], failure: str) -> list[dict[str, Any]]:
+def _not_scrubbed(rows: list[dict[str, Any]], failure: str) -> tuple[list[dict[str, Any]], Counter[str]]:
     raise RuntimeError(f"scrubbing {len(rows):,} reports: the worker {failure}")
 
 

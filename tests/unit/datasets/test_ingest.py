@@ -17,9 +17,10 @@ from PIL import Image
 
 from dicom_makers import SECRET, make_dicom
 from radscale.datasets import Dataset, IngestConfig, ingest, read_label_table, verify_dataset
-from radscale.datasets.deidentification import load_or_create_secret, parse_date, pseudonym, scrub_text
+from radscale.datasets.deidentification import load_or_create_secret, parse_date, pseudonym
 from radscale.datasets.exclusions import Excluded
 from radscale.datasets.images import read_image_file
+from radscale.datasets.report_scrubbing import scrub_report
 from radscale.errors import InputError
 
 COLUMNS = {"image": "image_path", "patient": "patient_id", "sex": "sex", "age": "age", "report": "report"}
@@ -362,7 +363,7 @@ def test_dates(value: str, day: int | None) -> None:
      "SMITH, JOHN MD", "mail@example.org", "Discussed with Smith"],
 )  # fmt: skip
 def test_identifiers_are_scrubbed(text: str) -> None:
-    scrubbed = scrub_text(f"Seen {text} today.")
+    scrubbed = scrub_report(f"Seen {text} today.")[0]
     assert scrubbed != f"Seen {text} today."
     assert not re.search(r"\d|Braun|Doe|DOE|SMITH|Smith|JOHN|Jan|May|Mai", scrubbed)
 
@@ -373,7 +374,7 @@ def test_identifiers_are_scrubbed(text: str) -> None:
      "Tube 4.5 cm above the carina, 7-8 mm nodule.", "Discussed with the team."],
 )  # fmt: skip
 def test_what_names_nobody_stays(text: str) -> None:
-    assert scrub_text(text) == text
+    assert scrub_report(text)[0] == text
 
 
 def test_upright_by_exif_and_every_kind_of_picture_file(tmp_path: Path) -> None:
