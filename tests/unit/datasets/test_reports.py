@@ -85,7 +85,7 @@ COLUMNS = {
     "report": "report",
     "care_setting": "ward",
 }
-EXPECTED = {"1.1": "One, [removed].", "1.2": "Two.", "1.3": "Three.", "1.5": "Five, of [removed]."}
+EXPECTED = {"1.1": "One, [REMOVED].", "1.2": "Two.", "1.3": "Three.", "1.5": "Five, of [REMOVED]."}
 UNMATCHED = {"no_image": 2, "no_key": 1, "no_text": 1, "other_patient": 1, "several_studies": 1}
 
 
