@@ -13,7 +13,8 @@ def test_every_part_measures_us_and_a_peer(part: str, tmp_path: Path) -> None:
     for result in results:
         assert result.rows[0].name.startswith("radscale")
         assert result.rows[0].ratio == 1
-        assert len(result.rows) > 1 or result.note.startswith("no peer")
+        # A program of its own, which the test extras do not have, is named as missing.
+        assert len(result.rows) > 1 or result.note.startswith("no peer") or list(result.missing) == ["lightly-train"]
         for row in result.rows:
             assert min(row.seconds) > 0
     for name in ("a.md", "a.json"):
