@@ -4,6 +4,7 @@ import errno
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -1250,6 +1251,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    warnings.showwarning = _show_warning
     sys.exit(_run(lambda: app(args=arguments, standalone_mode=True)))
 
 
@@ -1279,6 +1281,16 @@ def _run(command: Callable[[], Any]) -> int:
     except _Stopped as stop:
         return _complain("stopped; what is done stays done: run the same command again to go on", 128 + stop.args[0])
     return 0
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
+    """What we say ourselves is a line for a person, without the place in the code; of others as Python shows it."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
+        Console(stderr=True).print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _complain(line: str, code: int) -> int:

@@ -56,6 +56,10 @@ class Dataset:
         """One column of the manifest; it is not kept."""
         return self._read([name])[name]
 
+    def columns(self, *names: str, rows: np.ndarray | list[int]) -> pa.Table:
+        """Some columns of some rows, read one after the other; they are not kept."""
+        return pa.table({name: self.column(name).take(pa.array(rows)) for name in names})
+
     def words(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column of few distinct strings: for each row the number of its word (-1 for none), and the words."""
         column = self._read([name], read_dictionary=[name])[name].unify_dictionaries()
@@ -210,7 +214,8 @@ class Dataset:
         """Heights and widths of all images, (rows,) each."""
         return np.asarray(self.column("height_px")), np.asarray(self.column("width_px"))
 
-    def reports(self) -> pa.Table:
-        """One row per study with a report; empty if there are none."""
+    def reports(self, columns: list[str] | None = None) -> pa.Table:
+        """One row per study with a report, all columns or some; empty if there are none."""
         path = self.path / "reports.parquet"
-        return pq.read_table(path) if path.exists() else REPORTS_SCHEMA.empty_table()
+        table = pq.read_table(path, columns=columns) if path.exists() else REPORTS_SCHEMA.empty_table()
+        return table if columns is None else table.select(columns)

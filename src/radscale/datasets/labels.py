@@ -46,7 +46,8 @@ def read_label_table(path: str | Path, only: pyarrow.compute.Expression | None =
     missing = [name for name in LABEL_SCHEMA.names if name not in names]
     if missing:
         raise InputError(f"{file}: no column {missing[0]}; found {', '.join(names)}")
-    table = pq.read_table(file, filters=only)
+    # Few distinct values in many rows: 2 million images with 31 tasks each are 62 million rows.
+    table = pq.read_table(file, filters=only, read_dictionary=["level", "id", "task", "state", "engine"])
     for name, allowed in (("level", LEVELS), ("state", STATES)):
         found = [value for value in pa.compute.unique(table[name]).to_pylist() if value not in allowed]
         if found:
@@ -108,47 +109,74 @@ def task_table(
         InputError: a task that the label table never mentions, with those that it does; two statements of one engine about a
             study, or about an image, that contradict each other.
     """
-    known = sorted(set(label_table["task"].to_pylist()))
+    known = sorted(pa.compute.unique(label_table["task"]).to_pylist())
     missing = [task for task in tasks if task not in known]
     if missing:
         raise InputError(f"task '{missing[0]}' is not in the label table; it has {', '.join(known) or 'no tasks'}")
-    values = {"positive": 1.0, "negative": 0.0, "uncertain": {"unknown": np.nan, "positive": 1.0, "negative": 0.0}[uncertain]}
-    samples = dataset.manifest["sample_id"].take(rows).to_pylist()
-    studies = dataset.manifest["study_id"].take(rows).to_pylist()
-    by_sample: dict[str, list[int]] = {}
-    by_study: dict[str, list[int]] = {}
-    for index, (sample, study) in enumerate(zip(samples, studies, strict=True)):
-        by_sample.setdefault(sample, []).append(index)
-        by_study.setdefault(study, []).append(index)
-
-    seen = np.zeros(len(rows), dtype=bool)
-    for study in dataset.reports()["study_id"].to_pylist():
-        seen[by_study.get(study, [])] = True
-    targets = np.full((len(rows), len(tasks)), np.nan, dtype=np.float32)
-    stated = np.zeros(targets.shape, dtype=bool)
-    column = {task: index for index, task in enumerate(tasks)}
     table = label_table if engine is None else label_table.filter(pa.compute.equal(label_table["engine"], engine))
-    for level, places in (("study", by_study), ("sample", by_sample)):
-        part = table.filter(pa.compute.equal(table["level"], level))
-        said: dict[str, np.ndarray] = {}  # by engine: number of the state + 1, at the first image of each id
-        names = ("id", "task", "state", "engine")
-        for key, task, state, who in zip(*(part[name].to_pylist() for name in names), strict=True):
-            hits = places.get(key)
-            if hits is None:
-                continue
-            seen[hits] = True
-            if task in column:
-                number = STATES.index(state) + 1
-                before = said.setdefault(who, np.zeros(targets.shape, np.int8))
-                first = int(before[hits[0], column[task]])
-                if first not in (0, number):
-                    raise InputError(
-                        f"label table: '{task}' of {level} {key} is {STATES[first - 1]} in one row and {state} in another, "
-                        f"both by {who}; keep one of them"
-                    )
-                before[hits[0], column[task]] = number
-                targets[hits, column[task]] = values[state]
-                stated[hits, column[task]] = True
+    with_report = dataset.reports(["study_id"])["study_id"].combine_chunks()
+    ids, of_image = _distinct(dataset.column("study_id"), rows)
+    states, mentioned = _statements(table, "study", ids, tasks)
+    mentioned |= pa.compute.is_in(ids, with_report).to_numpy(zero_copy_only=False)
+    state, seen = states[of_image], mentioned[of_image]
+    ids, of_image = _distinct(dataset.column("sample_id"), rows)
+    states, mentioned = _statements(table, "sample", ids, tasks)
+    own = states[of_image]
+    state = np.where(own > 0, own, state)
+    seen |= mentioned[of_image]
     if not_mentioned == "negative":
-        targets[~stated & seen[:, None]] = 0.0
-    return TaskTable(list(tasks), np.asarray(rows), targets)
+        state[(state == 0) & seen[:, None]] = 1 + STATES.index("negative")
+    unsure = {"unknown": np.nan, "positive": 1.0, "negative": 0.0}[uncertain]
+    values = np.array([np.nan, *({"positive": 1.0, "negative": 0.0, "uncertain": unsure}[name] for name in STATES)], np.float32)
+    return TaskTable(list(tasks), np.asarray(rows), values[state])
+
+
+def _distinct(column: pa.ChunkedArray, rows: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Distinct ids of some rows, and (n,) which one each row has."""
+    ids = column.take(pa.array(rows)).combine_chunks().dictionary_encode()
+    return ids.dictionary, ids.indices.to_numpy()
+
+
+def _places(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
+    """(n,) where in `values` each entry of a column stands, -1 for nowhere."""
+    if not pa.types.is_dictionary(column.type):
+        return np.asarray(pa.compute.index_in(column, values).fill_null(-1))
+    if not column.num_chunks:
+        return np.empty(0, np.int32)
+    column = column.unify_dictionaries()
+    of_word = pa.compute.index_in(column.chunk(0).dictionary, values).fill_null(-1).to_numpy()
+    return np.concatenate([of_word[chunk.indices.to_numpy()] for chunk in column.chunks])
+
+
+def _statements(table: pa.Table, level: str, ids: pa.Array, tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What a label table says at one level.
+
+    Returns:
+        (U, T) int8 states of U ids, 0 for nothing said, else 1 + the place in `STATES`; of several engines the last row counts.
+        (U,) bool: the table says anything of this id, be it of another task.
+
+    Raises:
+        InputError: two statements of one engine about a task of one id that contradict each other.
+    """
+    part = table.filter(pa.compute.equal(table["level"], level))
+    place, task, state = (
+        _places(part[name], values)
+        for name, values in (("id", ids), ("task", pa.array(tasks, pa.string())), ("state", pa.array(STATES)))
+    )
+    mentioned = np.zeros(len(ids), dtype=bool)
+    mentioned[place[place >= 0]] = True
+    states = np.zeros((len(ids), len(tasks)), dtype=np.int8)
+    known = (place >= 0) & (task >= 0)
+    for engine in pa.compute.unique(part["engine"]).to_pylist():
+        mine = np.flatnonzero(known & pa.compute.equal(part["engine"], engine).to_numpy())
+        said = np.zeros_like(states)
+        said[place[mine], task[mine]] = 1 + state[mine]
+        against = mine[said[place[mine], task[mine]] != 1 + state[mine]]
+        if len(against):
+            row = int(against[0])
+            raise InputError(
+                f"label table: '{tasks[task[row]]}' of {level} {ids[int(place[row])]} is {STATES[state[row]]} in one row and "
+                f"{STATES[said[place[row], task[row]] - 1]} in another, both by {engine}; keep one of them"
+            )
+    states[place[known], task[known]] = 1 + state[known]
+    return states, mentioned

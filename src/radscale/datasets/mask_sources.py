@@ -72,14 +72,13 @@ def convert_masks(
     if not 0 < line_width_share < 0.5:
         raise InputError(f"line width of {line_width_share} of the image: give a share above 0 and below 0.5, e.g. 0.01")
     images = read_annotations(source)
-    manifest = dataset.manifest
     ids = [pseudonym(secret, "sample", image.key) for image in images]
-    found = pc.index_in(pa.array(ids, pa.string()), value_set=manifest["sample_id"].combine_chunks()).to_pylist()
+    found = pc.index_in(pa.array(ids, pa.string()), value_set=dataset.column("sample_id").combine_chunks()).to_pylist()
     if all(row is None for row in found):
         raise InputError(
             f"{source}: none of its {len(images):,} images is in the dataset; give the source and the key that it was made with"
         )
-    heights, widths = (manifest[name].to_numpy() for name in ("height_px", "width_px"))
+    heights, widths = dataset.sizes_px()
     rows: list[dict[str, object]] = []
     outside: list[str] = []
     for done, (image, sample, row) in enumerate(zip(images, ids, found, strict=True), start=1):

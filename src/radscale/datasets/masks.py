@@ -41,7 +41,7 @@ class MaskTable:
         self._name, self._dataset = path.name, dataset
         self._table = table.select(MASK_SCHEMA.names)
         self.tasks: list[str] = sorted(pc.unique(table["task"]).to_pylist())
-        samples = dataset.manifest["sample_id"].combine_chunks()
+        samples = dataset.column("sample_id").combine_chunks()
         rows = pc.index_in(table["sample_id"], value_set=samples)
         if rows.null_count:
             first = table["sample_id"].filter(pc.is_null(rows))[0]
@@ -67,11 +67,15 @@ class MaskTable:
         return places
 
     @cached_property
+    def _sizes_px(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._dataset.sizes_px()
+
+    @cached_property
     def _absent(self) -> np.ndarray:
         return np.asarray(pc.is_null(self._table["png"]))
 
     def _check_sizes(self) -> None:
-        heights, widths = (self._dataset.manifest[name].to_numpy() for name in ("height_px", "width_px"))
+        heights, widths = self._sizes_px
         for row, png in zip(self._rows, self._table["png"], strict=True):
             data = png.as_buffer()
             if data is None:
@@ -82,7 +86,7 @@ class MaskTable:
             if size != (widths[row], heights[row]):
                 what = f"{size[0]} x {size[1]} px" if size else "no PNG"
                 raise InputError(
-                    f"{self._name}: mask of image {self._dataset.manifest['sample_id'][int(row)]} is {what}; the image has "
+                    f"{self._name}: mask of image {self._dataset.sample_ids([row])[0]} is {what}; the image has "
                     f"{widths[row]} x {heights[row]} px, and a mask must have the same; make the masks again for this dataset"
                 )
 
@@ -97,14 +101,15 @@ class MaskTable:
         Raises:
             InputError: a mask that cannot be decoded.
         """
-        shape = tuple(int(self._dataset.manifest[name][row].as_py()) for name in ("height_px", "width_px"))
+        heights, widths = self._sizes_px
+        shape = int(heights[row]), int(widths[row])
         masks = np.zeros((len(self.tasks), *shape), bool)
         for column, place in enumerate(self._places[row]):
             if place < 0 or self._absent[place]:
                 continue
             decoded = cv2.imdecode(np.frombuffer(self._table["png"][int(place)].as_buffer(), np.uint8), cv2.IMREAD_GRAYSCALE)
             if decoded is None:
-                sample = self._dataset.manifest["sample_id"][row]
+                sample = self._dataset.sample_ids([row])[0]
                 raise InputError(f"{self._name}: mask of image {sample} cannot be decoded; make the masks again")
             masks[column] = decoded > 0
         return masks

@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from radscale.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -25,11 +28,11 @@ def keyed_fractions(names: Iterable[str], *key: object) -> list[float]:
     return fractions
 
 
-def check_patients_apart(train: Iterable[str], test: Iterable[str]) -> None:
+def check_patients_apart(train: pa.ChunkedArray, test: pa.ChunkedArray) -> None:
     """Raises:
     InputError: patients (pseudonyms) of whom there are images in training and in test.
     """
-    both = sorted(set(train) & set(test))
+    both = pc.unique(test.filter(pc.is_in(test, pc.unique(train)))).sort().to_pylist()
     if both:
         listed = ", ".join(both[:5]) + (", ..." if len(both) > 5 else "")
         raise InputError(

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
+from radscale.errors import InputError
+
 Failure = Literal["died", "hung"]
 READY = b"ready"
 TASKS_PER_WORKER = 2
@@ -164,7 +166,10 @@ class _Pool:
             return None  # it has answered while its parent was busy, or its end is found next time
         if worker.closed or not worker.process.is_alive():
             if not worker.ready:
-                raise RuntimeError(f"a worker process cannot start (exit code {worker.process.exitcode})")
+                raise InputError(
+                    f"a worker process cannot start (exit code {worker.process.exitcode}). In a script of your own, call from "
+                    "below `if __name__ == '__main__':`, since each worker imports the script; or set num_workers to 0"
+                )
             return "died"
         waited = time.monotonic() - worker.since
         return "hung" if worker.numbers and waited > (seconds_per_input if worker.ready else START_SECONDS) else None

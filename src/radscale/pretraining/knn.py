@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,9 +70,9 @@ class KnnMonitor:
             InputError: no image or task is left.
         """
         rows = held_out_rows(dataset, subset, options.num_images)
-        wanted = options.tasks or tuple(sorted(set(label_table["task"].to_pylist())))
+        wanted = options.tasks or tuple(sorted(pc.unique(label_table["task"]).to_pylist()))
         table = task_table(dataset, label_table, wanted, rows=rows)
-        patients = dataset.manifest["patient_id"].take(rows).to_pylist()
+        patients = dataset.columns("patient_id", rows=rows)["patient_id"].to_pylist()
         judged = np.array([zlib.crc32(f"knn {patient}".encode()) % 2 == 1 for patient in patients], dtype=bool)
         enough = [
             all(
@@ -118,14 +119,15 @@ def held_out_rows(dataset: Dataset, subset: np.ndarray, limit: int) -> np.ndarra
         InputError: neither a validation split nor training patients outside the subset.
     """
     rows = dataset.select(split="validation")
-    patients = np.asarray(dataset.manifest["patient_id"].to_pylist(), dtype=object)
+    patients = dataset.column("patient_id")
     if not len(rows):
-        trained = set(patients[subset])
-        rows = np.array([row for row in dataset.select(split="train") if patients[row] not in trained], dtype=np.int64)
+        rows = dataset.select(split="train")
+        trained = pc.unique(patients.take(pa.array(subset)))
+        rows = rows[~np.asarray(pc.is_in(patients.take(pa.array(rows)), trained))]
     if not len(rows):
         raise InputError(
             "knn: the dataset has no validation split and the subset takes all training patients; ingest with a validation "
             "share, take a smaller subset, or set knn.every_steps to 0"
         )
-    order = sorted(rows.tolist(), key=lambda row: (zlib.crc32(f"knn order {patients[row]}".encode()), row))
-    return np.array(order[:limit], dtype=np.int64)
+    order = [zlib.crc32(f"knn order {patient}".encode()) for patient in patients.take(pa.array(rows)).to_pylist()]
+    return rows[np.lexsort((rows, np.array(order)))[:limit]]

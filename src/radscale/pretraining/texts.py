@@ -204,7 +204,7 @@ def read_training_rows(
     Raises:
         InputError: no report (CLIP), no positive label (UniCL), sections that the reports do not have.
     """
-    manifest = data.manifest.select(["sample_id", "study_id", "view", "view_position"]).take(rows)
+    manifest = data.columns("sample_id", "study_id", "view", "view_position", rows=rows)
     studies = manifest["study_id"].combine_chunks().dictionary_encode()
     study_of_image = studies.indices.to_numpy()
 
@@ -216,6 +216,8 @@ def read_training_rows(
         )
     reports, report_of_study = _reports(_report_file(data, labels), studies.dictionary, config.text)
     table = TokenTable.of(chain(prefixes, names, reports), context_length - 2)
+    del manifest, studies
+    pa.default_memory_pool().release_unused()  # what Arrow keeps after reading is half as much again as the tokens
     report_of_image = report_of_study[study_of_image]
     if config.objective == "clip" and not (report_of_image >= 0).any():
         raise InputError("objective clip: no image of the subset has a report; ingest reports, or use unicl or dinov2")

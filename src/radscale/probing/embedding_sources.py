@@ -70,7 +70,7 @@ class DatasetSource:
         if split is not None and split not in SPLITS:
             raise InputError(f"--split {split}: choose among {', '.join(SPLITS)}")
         self._dataset, self._rows = dataset, dataset.select(split=split)
-        part = dataset.manifest.take(self._rows)
+        part = dataset.columns("sample_id", "view_position", "view", "sha256", rows=self._rows)
         self.ids: Sequence[str] = part["sample_id"].to_pylist()
         views = zip(part["view_position"].to_pylist(), part["view"].to_pylist(), strict=True)
         self._views = [view_word(position or "", view or "") for position, view in views]

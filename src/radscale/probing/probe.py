@@ -93,7 +93,6 @@ def run_probing(
     trainings = 1 + 2 * len(model.feature_channels) * config.layer_study + sum(f for f in config.label_fractions if f < 1)
     seen = sum(round(trainings * config.epochs * len(plan.train.rows)) for plan in plans)
     counter = _Counter(progress, len(rows) * config.cache_features + seen)
-    patients = np.asarray(data.manifest["patient_id"])
     results = {}
     started = time.perf_counter()
     computed = ComputedFeatures(
@@ -129,8 +128,8 @@ def run_probing(
                 features,
                 train_positions,
                 test_positions,
-                patients[plan.train.rows].tolist(),
-                patients[plan.test.rows],
+                data.columns("patient_id", rows=plan.train.rows)["patient_id"].to_pylist(),
+                np.asarray(data.columns("patient_id", rows=plan.test.rows)["patient_id"]),
                 probe,
                 probabilities,
                 train,

@@ -57,7 +57,7 @@ def plan_task_sets(
     train_rows = _thin(select_images(dataset, "train", config.views), config.max_train)
     test_rows = select_images(dataset, "test", config.views)
     patients = dataset.column("patient_id")
-    check_patients_apart(*(patients.take(pa.array(rows)).to_pylist() for rows in (train_rows, test_rows)))
+    check_patients_apart(*(patients.take(pa.array(rows)) for rows in (train_rows, test_rows)))
     table = _one_engine(label_table, config.engine)
     check_ids(dataset, table)
     labelled = set(pc.unique(table["task"]).to_pylist())
@@ -65,9 +65,8 @@ def plan_task_sets(
     for name, tasks in _wanted_task_sets(config).items():
         keys = resolve_tasks(tasks, labelled)
         present = [task for task in keys if task in labelled]
-        train, test = (
-            _targets(config, dataset, table, present, rows, part) for part, rows in enumerate((train_rows, test_rows))
-        )
+        targets = _targets(config, dataset, table, present, (train_rows, test_rows))
+        train, test = targets[: len(train_rows)], targets[len(train_rows) :]
         usable, reasons = usable_tasks(present, train, test, config.min_positives)
         reasons = {task: reasons.get(task, "not in the label table") for task in keys if task not in usable}
         if not usable:
@@ -95,7 +94,7 @@ def _one_engine(table: pa.Table, engine: str | None) -> pa.Table:
         raise InputError(f"engine: the label table mixes {', '.join(engines)}; choose one")
     if engine is not None and engine not in engines:
         raise InputError(f"engine: '{engine}' is not in the label table; it has {', '.join(engines) or 'no rows'}")
-    return table.filter(pc.equal(table["engine"], engine)) if engine is not None else table
+    return table.filter(pc.equal(table["engine"], engine)) if len(engines) > 1 else table
 
 
 def usable_tasks(tasks: Sequence[str], train: np.ndarray, test: np.ndarray, minimum: int) -> tuple[list[str], dict[str, str]]:
@@ -122,16 +121,19 @@ def _wanted_task_sets(config: ProbeConfig) -> dict[str, str | tuple[str, ...]]:
 
 
 def _targets(
-    config: ProbeConfig, dataset: Dataset, table: pa.Table, tasks: list[str], rows: np.ndarray, part: int
+    config: ProbeConfig, dataset: Dataset, table: pa.Table, tasks: list[str], splits: tuple[np.ndarray, ...]
 ) -> np.ndarray:
-    """(n, T) targets; with `shuffle_labels` those of other images of the same split."""
+    """(n, T) targets of the images of all splits; with `shuffle_labels` those of other images of the same split."""
+    rows = np.concatenate(splits)
     if not tasks:
         return np.zeros((len(rows), 0), np.float32)
     targets = task_table(
         dataset, table, tasks, rows=rows, not_mentioned=config.not_mentioned, uncertain=config.uncertain
     ).targets
     if config.shuffle_labels:
-        targets = np.random.default_rng([config.seeds[0], SHUFFLE_STREAM, part]).permutation(targets)
+        parts = np.split(targets, np.cumsum([len(split) for split in splits])[:-1])
+        shuffles = [np.random.default_rng([config.seeds[0], SHUFFLE_STREAM, part]) for part in range(len(parts))]
+        targets = np.concatenate([rng.permutation(part) for rng, part in zip(shuffles, parts, strict=True)])
     return targets
 
 
@@ -149,7 +151,7 @@ def select_images(dataset: Dataset, split: str, views: Sequence[str]) -> np.ndar
     """
     rows = dataset.select(split=split, view=tuple(views))
     if not len(rows):
-        found = Counter(dataset.manifest["view"].take(pa.array(dataset.select(split=split))).to_pylist())
+        found = Counter(dataset.columns("view", rows=dataset.select(split=split))["view"].to_pylist())
         present = ", ".join(f"{view} ({count:,})" for view, count in sorted(found.items())) or "no image"
         raise InputError(
             f"views: no {split} image is {' or '.join(views)}; that split has {present}; set `views` or split anew"

@@ -225,7 +225,7 @@ def plan_segmentation(config: SegmentationConfig, dataset: Dataset, table: MaskT
         raise InputError(f"task '{unknown[0]}' is not in the mask table; it has {', '.join(table.tasks) or 'no rows'}")
     rows = {split: dataset.select(split=split, view=config.views) for split in ("train", "test")}
     patients = dataset.column("patient_id")
-    check_patients_apart(*(patients.take(pa.array(own)).to_pylist() for own in rows.values()))
+    check_patients_apart(*(patients.take(pa.array(own)) for own in rows.values()))
     columns = np.array([table.tasks.index(task) for task in wanted])
     rows = {split: own[~np.isnan(table.presence(own)[:, columns]).all(axis=1)] for split, own in rows.items()}
     if config.max_train is not None and len(rows["train"]) > config.max_train:

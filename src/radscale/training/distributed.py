@@ -3,6 +3,7 @@
 W = processes (ranks), b = rows of one rank. Rows of all ranks are ordered by rank.
 """
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,16 @@ def start_fabric(*, precision: Precision = "fp32", devices: int | None = None, n
         raise InputError(f"{per_node} devices on {nodes} nodes: {str(error).splitlines()[0]}") from None
     if not alone:
         fabric.launch()
+        # Gloo's threads that still run when the interpreter ends abort it, and a run that is done would seem to have failed;
+        # Lightning does this for NCCL alone.
+        atexit.register(_leave_group)
     _check_precision(precision, fabric.device)
     return fabric
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _launched() -> tuple[int, int] | None:
