@@ -89,8 +89,10 @@ def write_report(inputs: ReportInputs, out: Path) -> Path:
     runs = read_table(inputs.runs)
     evaluations = [_evaluation(inputs, dict(e), parts[e["name"]], runs, styles, out) for e in inputs.evaluations]
     for e in evaluations:
+        e["mark_nothing"] = []
         if e.get("kind") == "segmentation":
             dice = everything.of(e["name"], DICE)
+            e["mark_nothing"] = _mark_nothing(dice, inputs.arms)
             e["figures"] |= _dice_figure(dice, inputs.arms, e, styles, out / "figures")
             _write_score_table(out / "tables", e["name"], e["label"], _score_table(dice, inputs.arms, e["tasks"]), DICE)
     tables = [table for e in inputs.evaluations if (table := paper_table(parts[e["name"]], inputs.arms, e)) is not None]
@@ -152,6 +154,8 @@ def _measure(evaluation: Mapping[str, Any]) -> Measure:
 Styles = Mapping[str, ArmStyle]
 OPEN_OWN = ("open weights better", "own data better")
 """What differences below and above 0 mean where larger is better."""
+LEAST_DICE = 0.01
+"""Mean overlap below which a head has found nothing."""
 FIGURES = ("scaling", "largest_gain", "tasks", "differences", "data_plan", "subgroups", "gain_by_cost", "dice")
 
 
@@ -317,6 +321,16 @@ def _figures(
             + ".",
         )
     return {key: _svg(figure, alt, folder, f"{facts['name']}_{key}") for key, (figure, alt) in found.items()}
+
+
+def _mark_nothing(dice: AnalysisTables, arms: Arms) -> list[str]:
+    """Labels of models whose heads find next to nothing at any size: their distances say nothing of the encoders."""
+    return [
+        facts["label"]
+        for arm, facts in arms.items()
+        if (scores := [score for size in dice.sizes(arm) for score in dice.scores(arm, size, "average")])
+        and max(scores) < LEAST_DICE
+    ]
 
 
 def _dice_figure(dice: AnalysisTables, arms: Arms, facts: Mapping[str, Any], styles: Styles, folder: Path) -> dict[str, Markup]:

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,19 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         segmentations={"devices": segmented},
         num_bootstrap=300,
     )
+    write_report(report_inputs(folder / "analysis"), folder / "report")
+    return folder
+
+
+def report_inputs(analysis: Path) -> ReportInputs:
     facts: dict[str, Any] = {"headline": False, "note": ""}
-    inputs = ReportInputs(
+    return ReportInputs(
         title="Invented",
         description="",
         is_phantom=True,
         created="2026-01-01T00:00:00+00:00",
         radscale_version="0",
-        analysis=folder / "analysis",
+        analysis=analysis,
         arms=ARMS,
         evaluations=[
             {**facts, "name": "findings", "label": "Findings", "tasks": TASKS, "headline": True, "task_set": "findings"},
@@ -55,8 +61,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {**facts, "name": "devices", "label": "Tubes", "tasks": DEVICES, "kind": "segmentation", "held_out": True},
         ],
     )
-    write_report(inputs, folder / "report")
-    return folder
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -177,3 +181,16 @@ def test_images_without_a_measurement_do_not_count() -> None:
     assert bootstrap_image_means([task], num_replicates=64).observed["t"]["a"] == pytest.approx((2 + 6) / 2)
     with pytest.raises(InputError, match="no image with a measurement"):
         bootstrap_image_means([ImageValues("t", np.ones(2, bool), {"a": np.full((1, 2), np.nan)})])
+
+
+def test_heads_that_find_nothing_are_named(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study / "analysis", tmp_path / "analysis")
+    rows = read(tmp_path / "analysis" / "results.csv")
+    with (tmp_path / "analysis" / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"dice": "0.004"} if row["arm"] == "clip" and row["dice"] else row for row in rows)
+    page = write_report(report_inputs(tmp_path / "analysis"), tmp_path / "report").read_text(encoding="utf-8")
+    assert page.count("the head marks next to nothing") == 1
+    assert f"{ARMS['clip']['label']}: the head marks next to nothing" in page
+    assert "marks next to nothing" not in (study / "report" / "report.html").read_text(encoding="utf-8")
