@@ -512,18 +512,20 @@ def probe(
     tasks = chosen[0] if len(chosen) == 1 and chosen[0] in (*TASK_SETS, "all") else chosen
     given = {"tasks": tasks, "layer_study": layers_study or None, "label_fractions": _shares(label_fractions)}
     settings = _settings(ProbeConfig, given, config)
-    partial = _new_folder(out)
+    partial = _new_folder(out, resumes=True)
     with _progress("probe") as progress:
         facts = run_probing(
             settings,
             encoder=(model, encoder) if model else encoder,
             dataset=dataset,
             labels=_labels_of(dataset, labels),
-            out=partial,
+            out=partial / "out",
+            work=partial / "work",
             progress=progress,
             on_plan=print_plan,
         )
-    partial.rename(out)
+    (partial / "out").rename(out)
+    _remove(partial)
     for result in facts["task_sets"].values():
         for name, scores in result["tasks"].items():
             console.print(f"{name}: {scores}", highlight=False, soft_wrap=True)

@@ -24,6 +24,7 @@ from radscale.models.feature_pyramid import FeaturePyramid, normalise_to_grid
 from radscale.training.features import FeatureSource, channel_statistics, in_chunks
 from radscale.training.samplers import EqualBatches
 from radscale.training.schedules import cosine_schedule
+from radscale.training.training_state import TrainingState
 
 INITIAL_STD = 0.02
 
@@ -212,6 +213,7 @@ def train_probe(
     weight_decay: float = 0.01,
     warmup_fraction: float = 0.05,
     device: torch.device | None = None,
+    state: TrainingState | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> StackedProbe:
     """Train the probes of all seeds in one pass over the features per epoch.
@@ -224,21 +226,30 @@ def train_probe(
     Args:
         features: source of the training features.
         targets: (n, T) float32; 1, 0 or NaN; row i belongs to position i of `features`. Every task has both classes.
+        state: kept while training; one that has steps is gone on from, to the same bits. One that has them all is the trained
+            probe, and no feature is read.
         progress: called with the number of images seen, up to epochs * n.
     """
     device = device or torch.device("cpu")
     num_images = len(targets)
     labels = torch.from_numpy(targets.astype(np.float32)).to(device)
     probe = StackedProbe(shape, seeds, labels.nanmean(0).cpu()).to(device)
-    probe.standardise_by(*channel_statistics(features, num_images, shape.elements_per_image))
+    done = state.steps if state else 0
+    if not done:
+        probe.standardise_by(*channel_statistics(features, num_images, shape.elements_per_image))
     decayed = [parameter for name, parameter in probe.named_parameters() if name != "bias"]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": [probe.bias], "weight_decay": 0.0}]
     )
+    if state and done:
+        state.restore(probe, optimizer)
     batches = EqualBatches(num_images, batch_size=batch_size, num_epochs=epochs, min_steps=min_steps)
     rates = cosine_schedule(learning_rate, 0.0, len(batches), warmup_steps=int(warmup_fraction * len(batches)))
     seen = 0
-    for rate, batch in zip(rates, batches, strict=True):
+    for step, (rate, batch) in enumerate(zip(rates, batches, strict=True), start=1):
+        seen += len(batch)
+        if step <= done:
+            continue
         for group in optimizer.param_groups:
             group["lr"] = float(rate)
         optimizer.zero_grad()
@@ -249,7 +260,8 @@ def train_probe(
             (masked_bce(probe.logits(features.read(chunk), met), labels[chunk]) / num_known).backward()
         directions.backward(met.grad)
         optimizer.step()
-        seen += len(batch)
+        if state and (step == len(batches) or state.is_due()):
+            state.save(step, probe, optimizer)
         if progress:
             progress(seen)
     return probe

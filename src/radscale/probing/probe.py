@@ -1,9 +1,13 @@
 """Probe one frozen encoder on one dataset: features once, then a classifier per task set, then predictions."""
 
 import csv
+import hashlib
+import itertools
+import json
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +16,21 @@ import torch
 from safetensors.torch import save_file
 
 from radscale.datasets import Dataset, read_label_table
+from radscale.execution.work_folder import work_folder
 from radscale.models import Encoder
 from radscale.probing.classifier import ProbeShape, StackedProbe, predict, train_probe
 from radscale.probing.config import ProbeConfig
 from radscale.probing.predictions import score, write_predictions
 from radscale.probing.studies import ProbeRun, draw_label_efficiency, label_efficiency, layer_ablation, layer_shares
 from radscale.probing.targets import TaskSetPlan, plan_task_sets
+from radscale.training.checkpointing import encoder_fingerprint
 from radscale.training.devices import choose_device
-from radscale.training.features import (
-    CachedFeatures,
-    ComputedFeatures,
-    FeatureSource,
-    Progress,
-    Selection,
-    write_feature_cache,
-)
+from radscale.training.features import ComputedFeatures, FeatureSource, Progress, Selection, cached_features
 from radscale.training.open_weights import load_encoder
+from radscale.training.training_state import TrainingState
+
+KEPT = "probe.{}"
+"""Files in the work folder that a killed run goes on from."""
 
 
 def run_probing(
@@ -47,13 +50,16 @@ def run_probing(
 ) -> dict[str, Any]:
     """Extract features of the train and test images, train the probes, write the predictions on the test images.
 
+    Killed at any moment and called again with the same `work`, it goes on a minute back at most and ends with the same bytes.
+
     Args:
         encoder: a checkpoint folder, or name and weights as for `load_encoder`.
         dataset: folder (docs/data_format.md, section 1).
         labels: label table, or the folder with its labels.parquet (section 2).
         out: folder for predictions.parquet or predictions.NAME.parquet (section 4), one row per task, seed and test
             image with a known target, in this order; created if absent.
-        work: folder for the feature cache, which is removed at the end; default `out`.
+        work: folder of what a killed run goes on from (features, trainings), for the caller to remove; default: one in `out`,
+            removed at the end.
         encoder_name: default of `config.arm`; None: the name of the folder.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         num_workers: threads that read images ahead of the encoder.
@@ -69,7 +75,7 @@ def run_probing(
 
     Raises:
         InputError: no image of the chosen views, a task set of which nothing can be evaluated, a feature cache beyond its
-            limit or the free disk.
+            limit or the free disk, a `work` that was begun with other settings, images, labels or weights.
     """
     run_device = choose_device(device)
     data = Dataset(dataset)
@@ -87,8 +93,13 @@ def run_probing(
         **{name: getattr(config, name) for name in ("objective", "subset_size", "replicate")},
     }
     out.mkdir(parents=True, exist_ok=True)
-    cache = (work or out) / "features.npy"
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    kept = work or out / "work"
+    settings = {
+        **asdict(config),
+        "encoder": encoder_fingerprint(model),
+        "images": data.fingerprint(rows),
+        "labels": _fingerprint(plans),
+    }
     # Trainings of a task set, counted in passes over its training images: the layer study has eight more.
     trainings = 1 + 2 * len(model.feature_channels) * config.layer_study + sum(f for f in config.label_fractions if f < 1)
     seen = sum(round(trainings * config.epochs * len(plan.train.rows)) for plan in plans)
@@ -98,8 +109,18 @@ def run_probing(
     computed = ComputedFeatures(
         data, rows, model, grid=grid, batch_size=config.image_batch_size, device=run_device, num_workers=num_workers
     )
-    with _open_features(config, computed, cache, counter) as features:
+    with work_folder(kept, settings, out, KEPT.format("*")):
+        features: FeatureSource = computed
+        if config.cache_features:
+            features = cached_features(
+                kept / KEPT.format("features.npy"),
+                computed,
+                dtype=config.feature_dtype,
+                limit_bytes=config.cache_limit_gb * 1e9,
+                progress=counter.part("features", computed.shape[0]),
+            )
         extracted = time.perf_counter()
+        trained = itertools.count(1)  # trainings come in the same order in every run
         for plan in plans:
             shape = ProbeShape(
                 in_channels=tuple(model.feature_channels),
@@ -113,7 +134,8 @@ def run_probing(
             def train(
                 source: FeatureSource, positions: np.ndarray, targets: np.ndarray, shape: ProbeShape, what: str
             ) -> StackedProbe:
-                return _train(config, Selection(source, positions), targets, shape, run_device, counter, what)
+                state = TrainingState(kept / KEPT.format(f"training-{next(trained)}.safetensors"))
+                return _train(config, Selection(source, positions), targets, shape, run_device, state, counter, what)
 
             probe = train(features, train_positions, plan.train.targets, shape, f"probe {plan.name}")
             probabilities = predict(probe, features, test_positions)
@@ -135,6 +157,8 @@ def run_probing(
                 train,
             )
             results[plan.name] |= _study(config, run, columns["arm"], out, suffix)
+    if work is None:
+        shutil.rmtree(kept)
     return {
         "arm": columns["arm"],
         "num_train": len(train_rows),
@@ -148,25 +172,14 @@ def run_probing(
     }
 
 
-@contextmanager
-def _open_features(
-    config: ProbeConfig, computed: ComputedFeatures, cache: Path, counter: "_Counter"
-) -> Iterator[FeatureSource]:
-    """The features from a cache, which is written first and removed at the end, or computed whenever they are read."""
-    if not config.cache_features:
-        yield computed
-        return
-    try:
-        write_feature_cache(
-            cache,
-            computed,
-            dtype=config.feature_dtype,
-            limit_bytes=config.cache_limit_gb * 1e9,
-            progress=counter.part("features", computed.shape[0]),
-        )
-        yield CachedFeatures(cache, computed.device)
-    finally:
-        cache.unlink(missing_ok=True)
+def _fingerprint(plans: list[TaskSetPlan]) -> str:
+    """SHA-256 of the tasks and of all targets."""
+    digest = hashlib.sha256()
+    for plan in plans:
+        digest.update(json.dumps([plan.name, plan.tasks]).encode())
+        for part in (plan.train, plan.test):
+            digest.update(np.ascontiguousarray(part.targets).data)
+    return digest.hexdigest()
 
 
 def _study(config: ProbeConfig, run: ProbeRun, arm: Any, out: Path, suffix: str) -> dict[str, Any]:
@@ -192,6 +205,7 @@ def _train(
     targets: np.ndarray,
     shape: ProbeShape,
     device: torch.device,
+    state: TrainingState,
     counter: "_Counter",
     what: str,
 ) -> StackedProbe:
@@ -207,6 +221,7 @@ def _train(
         weight_decay=config.weight_decay,
         warmup_fraction=config.warmup_fraction,
         device=device,
+        state=state,
         progress=counter.part(what, config.epochs * len(targets)),
     )
 

@@ -8,7 +8,6 @@ numbers per cell and seed, is never formed.
 B = images, N = cells of the grid, C = channels of all maps, S = seeds, K = tasks, u = logits of a cell a side.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,16 +19,15 @@ from torch import Tensor, nn
 from radscale.losses import dice_loss
 from radscale.segmentation.config import SegmentationConfig
 from radscale.segmentation.frames import interpolation_matrix, upsample
-from radscale.segmentation.training_state import TrainingState
 from radscale.training.features import FeatureSource, channel_statistics
 from radscale.training.samplers import EqualBatches
 from radscale.training.schedules import cosine_schedule
+from radscale.training.training_state import TrainingState
 
 INITIAL_STD = 0.1
 """Of a logit before training, when features are standardised."""
 PREVALENCE_IMAGES = 256
 """Training images from which the share of positive pixels is taken."""
-SAVE_SECONDS = 60.0
 """At most so much of a training is lost to a kill; else its state is saved after each epoch."""
 
 
@@ -135,7 +133,7 @@ def train_head(
     batches = training_batches(config, num_images)
     warmup_steps = int(config.warmup_fraction * len(batches))
     rates = cosine_schedule(config.learning_rate, 0.0, len(batches), warmup_steps=warmup_steps)
-    known_masks, seen, saved = torch.from_numpy(known), 0, time.monotonic()
+    known_masks, seen = torch.from_numpy(known), 0
     for step, (rate, positions) in enumerate(zip(rates, batches, strict=True), start=1):
         seen += len(positions)
         if step <= done:
@@ -148,9 +146,8 @@ def train_head(
         optimizer.zero_grad()
         segmentation_loss(logits, masks, known_masks[positions].to(device), config).backward()
         optimizer.step()
-        if state and (step % batches.batches_per_epoch == 0 or time.monotonic() - saved > SAVE_SECONDS):
+        if state and (step % batches.batches_per_epoch == 0 or state.is_due()):
             state.save(step, head, optimizer)
-            saved = time.monotonic()
         if progress:
             progress(seen)
     return head

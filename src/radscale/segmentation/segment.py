@@ -24,11 +24,11 @@ from radscale.segmentation.frames import seen_mask
 from radscale.segmentation.head import HeadShape, train_head, training_batches
 from radscale.segmentation.held_out import HeldOutImages, write_scores
 from radscale.segmentation.saved_heads import HEADS, write_heads
-from radscale.segmentation.training_state import TrainingState
 from radscale.training.checkpointing import encoder_fingerprint
 from radscale.training.devices import choose_device
-from radscale.training.features import CachedFeatures, ComputedFeatures, FeatureSource, Progress, write_feature_cache
+from radscale.training.features import ComputedFeatures, FeatureSource, Progress, cached_features
 from radscale.training.open_weights import load_encoder
+from radscale.training.training_state import TrainingState
 
 KEPT = "kept-{}"
 """Names of what a killed run goes on from."""
@@ -120,7 +120,13 @@ def run_segmentation(
         cache = kept / KEPT.format("features.npy")
         features: FeatureSource = features_of(plan.train_rows)
         if config.cache_features and state.steps < len(training_batches(config, num_train)):
-            features = _cached(cache, features_of(plan.train_rows), config, report(0, "features"))
+            features = cached_features(
+                cache,
+                features_of(plan.train_rows),
+                dtype=config.feature_dtype,
+                limit_bytes=config.cache_limit_gb * 1e9,
+                progress=report(0, "features"),
+            )
         extracted = time.perf_counter()
         head = train_head(
             features,
@@ -196,21 +202,6 @@ def name_columns(config: SegmentationConfig, encoder: Path | tuple[str, Path], e
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _cached(
-    cache: Path, computed: ComputedFeatures, config: SegmentationConfig, progress: Callable[[int], None] | None
-) -> CachedFeatures:
-    """The features on disk; under their name when they are whole only."""
-    if not cache.exists():
-        partial = cache.with_name("features.partial.npy")
-        try:
-            limit = config.cache_limit_gb * 1e9
-            write_feature_cache(partial, computed, dtype=config.feature_dtype, limit_bytes=limit, progress=progress)
-            partial.rename(cache)
-        finally:
-            partial.unlink(missing_ok=True)
-    return CachedFeatures(cache, computed.device)
 
 
 def plan_segmentation(config: SegmentationConfig, dataset: Dataset, table: MaskTable) -> SegmentationPlan:

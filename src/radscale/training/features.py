@@ -5,6 +5,7 @@ here; all epochs, seeds and tasks then read the result.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,8 @@ from radscale.errors import InputError
 from radscale.models.encoder import Encoder
 from radscale.models.feature_pyramid import normalise_to_grid
 from radscale.training.reading import read_ahead
+from radscale.training.training_state import SAVE_SECONDS
+from radscale.training.weight_files import write_atomically
 
 Progress = Callable[[int, int, str], None]
 # Images of the training set from which mean and deviation of each channel are taken.
@@ -95,7 +98,7 @@ class ComputedFeatures:
 
 
 class CachedFeatures:
-    """Reads a cache that `write_feature_cache` made."""
+    """Reads the file that `cached_features` made."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self._array = np.load(path, mmap_mode="r")
@@ -162,30 +165,59 @@ def check_cache_fits(size_bytes: int, folder: Path, limit_bytes: float) -> None:
         raise InputError(f"feature cache: {size_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on disk; {advice}")
 
 
-def write_feature_cache(
+def _write_count(path: Path, count: int) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_text(str(count))
+
+    write_atomically(path, write)
+
+
+def cached_features(
     path: Path,
     features: ComputedFeatures,
     *,
     dtype: str = "float16",
     limit_bytes: float = 50e9,
     progress: Callable[[int], None] | None = None,
-) -> None:
-    """Write all features as one .npy array (images, tokens, channels).
+) -> CachedFeatures:
+    """All features from a file; what is not in it yet is computed first.
+
+    Killed at any moment and called again it goes on a minute back at most, and ends with the same bytes. Whoever calls it
+    sees to it that the file belongs to these images and to this encoder.
 
     Args:
-        path: of the .npy file; its folder exists.
+        path: of the .npy file (images, tokens, channels); its folder exists.
         dtype: "float16" or "float32".
         progress: called with the number of images done.
 
     Raises:
-        InputError: the cache would exceed `limit_bytes` or the free disk.
+        InputError: the cache would exceed `limit_bytes` or the free disk, or the encoder gives no numbers.
     """
-    check_cache_fits(cache_size_bytes(*features.shape, dtype=dtype), path.parent, limit_bytes)
-    cache = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=features.shape)
-    done = 0
-    for batch in features.compute(np.arange(features.shape[0])):
-        cache[done : done + len(batch)] = batch.to(getattr(torch, dtype)).cpu().numpy()
-        done += len(batch)
-        if progress:
-            progress(done)
-    cache.flush()
+    unfinished, count = path.with_suffix(".partial.npy"), path.with_suffix(".done")
+    if not path.exists():
+        done = int(count.read_text()) if unfinished.exists() and count.exists() else 0
+        if not done:
+            check_cache_fits(cache_size_bytes(*features.shape, dtype=dtype), path.parent, limit_bytes)
+            count.unlink(missing_ok=True)  # of a file that is gone
+        cache = np.lib.format.open_memmap(
+            unfinished, mode="r+" if done else "w+", dtype=np.dtype(dtype), shape=None if done else features.shape
+        )
+        saved = time.monotonic()
+        try:
+            # A batch boundary: images meet in the batches in which they would have met without the interruption.
+            for batch in features.compute(np.arange(done, features.shape[0])):
+                cache[done : done + len(batch)] = batch.to(getattr(torch, dtype)).cpu().numpy()
+                done += len(batch)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    cache.flush()
+                    _write_count(count, done)
+                    saved = time.monotonic()
+                if progress:
+                    progress(done)
+        except InputError:
+            unfinished.unlink()
+            raise
+        cache.flush()
+        unfinished.rename(path)
+        count.unlink(missing_ok=True)
+    return CachedFeatures(path, features.device)

@@ -147,7 +147,7 @@ def test_trained_heads_are_not_trained_again(encoder_folder, blob_dataset, blob_
         raise AssertionError("trained or computed again")
 
     monkeypatch.setattr("radscale.segmentation.head.segmentation_loss", refuse)
-    monkeypatch.setattr("radscale.segmentation.segment.write_feature_cache", refuse)
+    monkeypatch.setattr("radscale.segmentation.segment.cached_features", refuse)
     run_segmentation(CONFIG, out=tmp_path / "second", **common)
     first, second = (tmp_path / name / "segmentation.parquet" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()

@@ -1,5 +1,6 @@
-"""An interrupted training of heads: what it needs to go on."""
+"""An interrupted training of probes or heads on a frozen encoder: what it needs to go on."""
 
+import time
 from pathlib import Path
 
 import torch
@@ -7,6 +8,8 @@ from safetensors import safe_open
 from torch import nn
 
 from radscale.training.weight_files import read_safetensors, write_safetensors
+
+SAVE_SECONDS = 60.0
 
 
 class TrainingState:
@@ -17,7 +20,7 @@ class TrainingState:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._saved = path, time.monotonic()
 
     @property
     def steps(self) -> int:
@@ -27,11 +30,15 @@ class TrainingState:
         with safe_open(self._path, framework="pt") as file:
             return int(file.metadata()["steps"])
 
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved > SAVE_SECONDS
+
     def save(self, steps: int, head: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         state = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
         for number, values in optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{name}": tensor for name, tensor in values.items()}
         write_safetensors(self._path, state, {"steps": str(steps)})
+        self._saved = time.monotonic()
 
     def restore(self, head: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put both back to where `steps` says."""
