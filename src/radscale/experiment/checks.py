@@ -30,6 +30,8 @@ OF_A_PROBE = {
     "subset_size": "`subset_sizes`",
     "replicate": "`replicates`",
 }
+ESTIMATE_IS_SURE = 1.5
+"""Times the limit: how many images are frontal and have labels is known later."""
 OF_A_SEGMENTATION = {key: value for key, value in OF_A_PROBE.items() if key != "task_sets"} | {
     "tasks": "`tasks` of the segmentation"
 }
@@ -47,6 +49,24 @@ def check_settings(design: "Design") -> None:
     _check_probes(design)
     _check_segmentations(design)
     _check_tasks(design)
+
+
+def check_feature_caches(design: "Design") -> None:
+    """Probes come after the training that costs the most: what will not fit then is said before it.
+
+    Raises:
+        InputError: features of a probe or a segmentation far beyond their limit, as far as images can be counted beforehand.
+    """
+    from radscale.experiment.costs import CostModel
+
+    for step, cache in CostModel(design).feature_caches.items():
+        if cache.size_bytes > ESTIMATE_IS_SURE * cache.limit_gb * 1e9:
+            section = step.split("/")[0].replace("probing", "probe").replace("segmentation", "segment")
+            raise InputError(
+                f"{section}: '{cache.what}' needs about {cache.size_bytes / 1e9:,.2f} GB of features for one encoder; "
+                f"`cache_limit_gb` is {cache.limit_gb:g}. Raise it if the disk has room, choose a smaller `grid` or "
+                "`max_train`, or `cache_features: false`"
+            )
 
 
 def _check_reserved(design: "Design") -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from radscale.experiment.design import Design, PlannedRun
     from radscale.experiment.study import Study
     from radscale.models import Encoder
+    from radscale.probing import ProbeConfig
+    from radscale.segmentation import SegmentationConfig
 
 # Measured on two cores; see docs/benchmarks.md.
 PHANTOM_IMAGES_PER_PATIENT = 1.9
@@ -38,6 +40,16 @@ STORED_PIXELS_OF_A_FILE = 7.5e6
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 REPORT_SECONDS = 5e-4
 BOOTSTRAP_SECONDS = 5e-9
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Features on the disk while probes or heads are trained on them."""
+
+    what: str
+    """Dataset or segmentation."""
+    size_bytes: float
+    limit_gb: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ class CostModel:
             work[step.name] = self.num_images(name) * REPORT_SECONDS
         for run in self.design.runs:
             work[run.encoder.name] = self.run(run)[3]
-            start = self.settings.arms[run.arm].start if run.subset_size else run.arm
+            start = self._start(run)
             work[run.probe.name] = self._probe(run.probe, start)
             if run.segmentation is not None:
                 work[run.segmentation.name] = self._segment(run.segmentation, start)
@@ -173,16 +185,19 @@ class CostModel:
         return float(build(PhantomConfig, self.design.archives[name].config, "source").image_size_px ** 2)
 
     def _probe(self, step: "Step", encoder: str) -> float:
-        """Features once, then all seeds and tasks of a set on them: twice the products of a pass: features do not learn."""
+        """Features once (or, without a cache, in every epoch of every task set), then all seeds and tasks of a set on them.
+
+        A step costs twice the products of a pass: features do not learn.
+        """
         from radscale.probing import ProbeConfig
 
         forward, grid, channels = self._features[encoder]
         seconds = 0.0
         for plan in step.config["plans"]:
             probe = build(ProbeConfig, {**plan["probe"], "task_sets": plan["task_sets"]}, "probe")
-            splits, images = self.settings.datasets[plan["dataset"]].splits, self._num_probed(plan["dataset"])
-            train = min(images * splits.train, probe.max_train or float("inf"))
-            seen = train + images * splits.test
+            train, test = self._split_sizes(plan["dataset"], probe.max_train)
+            sets = len(plan["task_sets"])
+            seen = train + test if probe.cache_features else sets * (probe.epochs * train + test)
             seconds += seen * (forward / self.rate + self.hardware.image_seconds)
             per_epoch = max(-(-train // probe.batch_size), -(-probe.min_steps // probe.epochs))
             cells = (probe.grid or grid) ** 2
@@ -201,9 +216,9 @@ class CostModel:
         for name, plan in step.config["plans"].items():
             settings = build(SegmentationConfig, plan, "segment")
             dataset = self.settings.segmentations[name].dataset
-            splits, images = self.settings.datasets[dataset].splits, self._num_probed(dataset)
-            train, test = min(images * splits.train, settings.max_train or math.inf), images * splits.test
-            seconds += (train + test) * (forward / self.rate + self.hardware.image_seconds)
+            train, test = self._split_sizes(dataset, settings.max_train)
+            passes = train if settings.cache_features else settings.epochs * train
+            seconds += (passes + test) * (forward / self.rate + self.hardware.image_seconds)
             # A phantom has ten types of devices; RANZCR-CLiP has four.
             heads = len(settings.seeds) * (len(settings.tasks) if settings.tasks is not None else 4)
             steps = max(settings.epochs * -(-train // settings.batch_size), settings.min_steps)
@@ -216,6 +231,37 @@ class CostModel:
             pixels = (self.settings.datasets[dataset].image_size_px or self.settings.image_size_px) ** 2
             seconds += test * heads * (self.hardware.mask_seconds * pixels / 1e6 + 1e-3)
         return seconds
+
+    @cached_property
+    def feature_caches(self) -> "dict[str, FeatureCache]":
+        """By step, the largest that it has on the disk at a time; a step that computes features in every epoch has none."""
+        from radscale.probing import ProbeConfig
+        from radscale.segmentation import SegmentationConfig
+
+        found: dict[str, FeatureCache] = {}
+        for run in self.design.runs:
+            _, grid, channels = self._features[self._start(run)]
+            caches: list[tuple[str, FeatureCache]] = []
+            for plan in run.probe.config["plans"]:
+                probe = build(ProbeConfig, {**plan["probe"], "task_sets": plan["task_sets"]}, "probe")
+                images = sum(self._split_sizes(plan["dataset"], probe.max_train))
+                caches += _feature_cache(run.probe.name, plan["dataset"], images, probe, grid, channels)
+            if run.segmentation is not None:
+                for name, plan in run.segmentation.config["plans"].items():
+                    settings = build(SegmentationConfig, plan, "segment")
+                    images = self._split_sizes(self.settings.segmentations[name].dataset, settings.max_train)[0]
+                    caches += _feature_cache(run.segmentation.name, name, images, settings, grid, channels)
+            found.update(sorted(caches, key=lambda item: item[1].size_bytes))
+        return found
+
+    def _start(self, run: "PlannedRun") -> str:
+        """The open weights whose architecture an encoder has."""
+        return self.settings.arms[run.arm].start if run.subset_size else run.arm
+
+    def _split_sizes(self, dataset: str, max_train: int | None) -> tuple[float, float]:
+        """Training images of a probe and test images."""
+        splits, images = self.settings.datasets[dataset].splits, self._num_probed(dataset)
+        return min(images * splits.train, max_train or math.inf), images * splits.test
 
     def _stored_pixels(self, dataset: str) -> float:
         """Of one file: known for a phantom, looked up in a few files of an image folder, else those of a radiograph."""
@@ -253,6 +299,18 @@ class CostModel:
             samples = self._num_probed(evaluation.dataset) * self.settings.datasets[evaluation.dataset].splits.test
             total += _num_tasks(evaluation.tasks) * vectors * samples * self.settings.analysis.num_bootstrap
         return total * BOOTSTRAP_SECONDS
+
+
+def _feature_cache(
+    step: str, what: str, images: float, settings: "ProbeConfig | SegmentationConfig", grid: int, channels: int
+) -> "list[tuple[str, FeatureCache]]":
+    """The cache of one training, if it has one."""
+    from radscale.training.features import cache_size_bytes
+
+    if not settings.cache_features:
+        return []
+    size = cache_size_bytes(round(images), (settings.grid or grid) ** 2, channels, settings.feature_dtype)
+    return [(step, FeatureCache(what, size, settings.cache_limit_gb))]
 
 
 def _num_tasks(tasks: str | list[str]) -> int:
@@ -333,6 +391,7 @@ def print_plan(study: "Study", console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    _print_caches(model, console)
     hardware, training = study.settings.hardware, sum(cost.seconds for cost in costs) / 3600
     everything = sum(model.seconds.values()) / 3600
     console.print(
@@ -350,6 +409,26 @@ def print_plan(study: "Study", console: Console) -> None:
         console.print(f"  {what}: {duration(hours)} of device time{side}{money}", highlight=False, soft_wrap=True)
     done = sum(state.status == "done" for state in states.values())
     console.print(f"{done} of {len(states)} steps are done", highlight=False, soft_wrap=True)
+
+
+def _print_caches(model: CostModel, console: Console) -> None:
+    """Disk that features take while encoders are probed, and which probes will be refused for it."""
+    if not model.feature_caches:
+        return
+    name, largest = max(model.feature_caches.items(), key=lambda item: item[1].size_bytes)
+    console.print(
+        f"Disk for features: at most {largest.size_bytes / 1e9:,.2f} GB for one step ({name}), removed when it is done",
+        highlight=False,
+        soft_wrap=True,
+    )
+    refused = {cache.what: cache for cache in model.feature_caches.values() if cache.size_bytes > cache.limit_gb * 1e9}
+    for what, cache in refused.items():
+        console.print(
+            f"[yellow]will be refused[/] {what}: {cache.size_bytes / 1e9:,.0f} GB of features, `cache_limit_gb` allows "
+            f"{cache.limit_gb:g}; raise it, choose a smaller `grid` or `max_train`, or `cache_features: false`",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def print_proposal(study: "Study", gpu_hours: float, console: Console) -> None:

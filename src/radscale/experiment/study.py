@@ -72,11 +72,13 @@ class Study:
         Raises:
             InputError: a setting that a stage refuses, or a source that is not there.
         """
-        from radscale.experiment.checks import check_settings
+        from radscale.experiment.checks import check_feature_caches, check_settings
 
         if sources:
             self._check_sources()
         check_settings(self.design)
+        if sources:
+            check_feature_caches(self.design)
         self._check_sizes()
 
     def _check_sources(self) -> None:

@@ -1,17 +1,21 @@
 """The plan's estimate: against the paper's own hours, and that every stage has a price."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from radscale.cli import app
 from radscale.errors import InputError
 from radscale.execution import ArtifactStore
 from radscale.experiment import Design, load_experiment
-from radscale.experiment.costs import CostModel, planned_costs
+from radscale.experiment.checks import check_feature_caches
+from radscale.experiment.costs import CostModel, planned_costs, print_plan
+from radscale.experiment.study import Study
 
 PAPER_HOURS = {30_000: 0.33, 50_000: 0.58, 100_000: 1.17, 1_000_000: 11.67, 3_500_000: 40.83}
 """On 32 GPUs, one run of any arm (section 5)."""
@@ -134,3 +138,31 @@ def test_a_budget_that_is_too_small_says_what_the_least_is() -> None:
     assert re.search(
         r"4 sizes with one encoder each need at least [\d,]+.*Evaluating one encoder of each arm", str(refused.exception)
     )
+
+
+@pytest.mark.parametrize("recipe", ["paper", "phantom", "smoke"])
+def test_no_recipe_plans_probes_that_would_be_refused(recipe: str) -> None:
+    caches = CostModel(Design(load_experiment(recipe))).feature_caches
+    assert caches
+    assert all(cache.size_bytes <= cache.limit_gb * 1e9 for cache in caches.values())
+
+
+def test_features_that_fit_no_disk_are_said_before_anything_starts(tmp_path: Path) -> None:
+    """ViT-B/14 at 518 px: 37 x 37 cells of 4 x 768 channels in two bytes; 1.5 million images and a tenth of 4.375 million."""
+    design = Design(load_experiment("paper", {"probe": {"grid": None}}))
+    cache = CostModel(design).feature_caches["probing/rad-dino"]
+    assert (cache.what, cache.size_bytes) == ("own", 1_937_500 * 37**2 * 4 * 768 * 2)
+    said = io.StringIO()
+    print_plan(Study(load_experiment("paper", {"probe": {"grid": None}}), tmp_path), Console(file=said, width=200))
+    assert "will be refused own: 16,297 GB of features, `cache_limit_gb` allows 4000" in said.getvalue()
+    streamed = CostModel(Design(load_experiment("paper", {"probe": {"cache_features": False}})))
+    assert not [name for name in streamed.feature_caches if name.startswith("probing")]
+    cached = CostModel(design).seconds["probing/rad-dino"]
+    assert streamed.seconds["probing/rad-dino"] > 20 * cached
+
+
+def test_a_study_whose_features_fit_no_disk_is_not_begun() -> None:
+    design = Design(load_experiment("smoke", {"probe": {"cache_limit_gb": 1e-6}}))
+    with pytest.raises(InputError, match=r"probe: .* needs about 0\.00 GB of features .*; `cache_limit_gb` is 1e-06"):
+        check_feature_caches(design)
+    check_feature_caches(Design(load_experiment("smoke")))
