@@ -89,8 +89,21 @@ def _evaluation_facts(study: "Study", name: str) -> dict[str, Any]:
         "held_out": evaluation.dataset != settings.pretraining_dataset,
     }
     if isinstance(evaluation, Segmentation):
-        return {**facts, "kind": "segmentation"}
+        return {**facts, "kind": "segmentation", "overlays": _overlays(study, name)}
     return {**facts, "task_set": evaluation.tasks if isinstance(evaluation.tasks, str) else None}
+
+
+def _overlays(study: "Study", segmentation: str) -> list[dict[str, Any]]:
+    """Sheets of cases, where the study drew them: of the open weights and of each arm's largest subset."""
+    entries = []
+    for run in study.design.runs:
+        if run.segmentation is None or run.replicate or run.subset_size not in (0, study.settings.subset_sizes[-1]):
+            continue
+        folder = study.store.path(run.segmentation) / f"segmentation={segmentation}" / "overlays"
+        label = study.design.arm_facts[run.arm]["label"]
+        model = f"{label}, {run.subset_size:,} images" if run.subset_size else f"{label}, open weights"
+        entries += [{"task": path.stem, "model": model, "image": path} for path in sorted(folder.glob("*.png"))]
+    return sorted(entries, key=lambda entry: str(entry["task"]))
 
 
 def task_names(study: "Study", evaluation: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ class ReportInputs:
     arms: Arms
     evaluations: Sequence[Mapping[str, Any]]
     """name, label, tasks {key: display name}, headline, note, and optionally kind ("segmentation"), task_set (a name of the
-    probes' task sets), held_out (not the data that encoders were trained on)."""
+    probes' task sets), held_out (not the data that encoders were trained on), overlays (task, model, image: a sheet's file)."""
     agreement: Path | None = None
     runs: Path | None = None
     dataset_facts: Sequence[Mapping[str, Any]] = ()
@@ -89,7 +89,7 @@ def write_report(inputs: ReportInputs, out: Path) -> Path:
     runs = read_table(inputs.runs)
     evaluations = [_evaluation(inputs, dict(e), parts[e["name"]], runs, styles, out) for e in inputs.evaluations]
     for e in evaluations:
-        e["mark_nothing"] = []
+        e["mark_nothing"], e["overlays"] = [], [_sheet(item) for item in e.get("overlays", ())]
         if e.get("kind") == "segmentation":
             dice = everything.of(e["name"], DICE)
             e["mark_nothing"] = _mark_nothing(dice, inputs.arms)
@@ -567,6 +567,14 @@ def _similarity(item: Mapping[str, Any], index: int, out: Path) -> dict[str, Any
         if suffix == "png":
             uri = _data_uri(path)
     return {**item, "uri": uri, "labels": list(dict.fromkeys(key.rsplit("|", 1)[0] for key in drawn))}
+
+
+def _sheet(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A sheet of X-rays, as JPEG: a page with ten PNGs of them would be mailed by nobody."""
+    sheet = cv2.imread(str(item["image"]))
+    assert sheet is not None  # a step of the study wrote it
+    data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    return {**item, "uri": "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")}
 
 
 def _data_uri(path: Path) -> str:

@@ -1,12 +1,15 @@
 """Tables of the paper and of other centres, recomputed straight from the Parquet tables by DuckDB and scikit-learn."""
 
+import base64
 import csv
+import dataclasses
 import math
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import duckdb
 import numpy as np
 import pytest
@@ -194,3 +197,19 @@ def test_heads_that_find_nothing_are_named(study: Path, tmp_path: Path) -> None:
     assert page.count("the head marks next to nothing") == 1
     assert f"{ARMS['clip']['label']}: the head marks next to nothing" in page
     assert "marks next to nothing" not in (study / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_sheets_of_cases_stand_in_the_section_of_their_segmentation(study: Path, tmp_path: Path) -> None:
+    sheet = np.full((40, 60, 3), 24, np.uint8)
+    cv2.imwrite(str(tmp_path / "ETT.png"), sheet)
+    inputs = report_inputs(study / "analysis")
+    item = {"task": "ETT", "model": "CLIP, 10,000 images", "image": tmp_path / "ETT.png"}
+    evaluations = [{**e, "overlays": [item]} if e["name"] == "devices" else e for e in inputs.evaluations]
+    page = write_report(dataclasses.replace(inputs, evaluations=evaluations), tmp_path / "report").read_text(encoding="utf-8")
+    section = page.partition('<section id="devices">')[2].partition("</section>")[0]
+    assert "Best, median and worst cases" in section
+    uri = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', section)
+    assert len(uri) == 1
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(uri[0]), np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == sheet.shape
+    assert "Best, median and worst cases" not in (study / "report" / "report.html").read_text(encoding="utf-8")
