@@ -31,7 +31,7 @@ VERSIONS = {
     "agreement": 2,
     "open_weights": 3,
     "budget": 2,
-    "pretraining": 4,
+    "pretraining": 5,
     "probing": 2,
     "masks": 1,
     "segmentation": 1,

@@ -123,8 +123,8 @@ class Dinov2Options:
     patch_embed_multiplier: float = 0.2
     drop_path: float = 0.0
     head_warmup_fraction: float = 0.0
-    """Share of the steps in which only the head learns. Needed if the weights come without their head: training the
-    backbone against a random head destroys it."""
+    """Share of the steps in which only the head learns, for weights that come without theirs. The backbone's rate then rises
+    linearly over as many steps as `warmup_fraction` says."""
     prototype_freeze_fraction: float = 0.01
     """Share of the steps in which the prototypes (last layer) of a random head stay (DINOv2: the first of 100 epochs). A head
     that comes with the weights learns from the start."""

@@ -126,16 +126,16 @@ class Dinov2Objective:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """DINOv2's rules: layer-wise decay, a slower patch embedding, no weight decay of norms, biases and LayerScale."""
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
         depth = self.encoder.backbone.config.depth
         for name, parameter in self.encoder.backbone.named_parameters():
             multiplier = layer_multiplier(name, depth, self.options.layer_decay)
             if name.startswith("patch_embed."):
                 multiplier *= self.options.patch_embed_multiplier
-            groups.setdefault((multiplier, decays(name)), []).append(parameter)
+            groups.setdefault(("backbone", multiplier, decays(name)), []).append(parameter)
         for name, parameter in self.head.named_parameters():
-            groups.setdefault((1.0, decays(name)), []).append(parameter)
-        return [{"params": params, "lr_multiplier": m, "decays": d} for (m, d), params in groups.items()]
+            groups.setdefault(("head", 1.0, decays(name)), []).append(parameter)
+        return [{"params": params, "lr_multiplier": m, "decays": d} for (_, m, d), params in groups.items()]
 
     def to(self, device: torch.device) -> None:
         self.device = device

@@ -280,8 +280,12 @@ def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> 
     warmup = min(round(config.warmup_fraction * steps), steps - 1)
     final_decay = config.weight_decay if config.final_weight_decay is None else config.final_weight_decay
     frozen: dict[str, int] = {}
+    rise: dict[str, int] = {}
     if config.objective == "dinov2":
         frozen["backbone"] = round(config.dinov2.head_warmup_fraction * steps)
+        if frozen["backbone"]:
+            # AdamW's first steps are of the full rate in every weight; at the schedule's peak they undo what was learned.
+            rise["backbone"] = warmup
         if new_head:
             frozen["head.last_layer"] = round(config.dinov2.prototype_freeze_fraction * steps)
     return LoopSettings(
@@ -289,6 +293,7 @@ def _loop_settings(config: PretrainingConfig, steps: int, *, new_head: bool) -> 
         weight_decay=cosine_schedule(config.weight_decay, final_decay, steps),
         clip_norm=config.clip_norm,
         frozen=frozen,
+        rise=rise,
         images_per_step=config.batch_size,
         log_every=config.loop.log_every,
         save_every_seconds=config.loop.save_every_seconds,

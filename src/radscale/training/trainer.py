@@ -74,6 +74,9 @@ class LoopSettings:
     clip_norm: float | None = None
     frozen: dict[str, int] = field(default_factory=dict)
     """Modules ("backbone", or a part such as "head.last_layer") whose weights stay as they are for the first so many steps."""
+    rise: dict[str, int] = field(default_factory=dict)
+    """Modules whose learning rate, once they are no longer frozen, rises linearly from 0 to the schedule's in so many steps.
+    Their parameters share no group with those of other modules."""
     images_per_step: int = 1
     """Over all ranks."""
     same_ranks_because: str = ""
@@ -142,7 +145,7 @@ def train(
     with stop_requests(deadline) as stop, _explained(fabric.device, settings, ranks), run.open():
         while position.step < settings.total_steps:
             step = position.step
-            _set_schedules(optimizer, settings, step)
+            _set_schedules(objective, optimizer, settings, step)
             with fabric.autocast():
                 loss, measurements = objective.loss(step)
             run.check_loss(loss, measurements)
@@ -347,9 +350,15 @@ def _check_alike(ranks: Ranks, facts: dict[str, Any]) -> None:
             raise OtherProcessError(f"rank {rank} differs from rank {ranks.rank}")
 
 
-def _set_schedules(optimizer: torch.optim.Optimizer, settings: LoopSettings, step: int) -> None:
+def _set_schedules(objective: Objective, optimizer: torch.optim.Optimizer, settings: LoopSettings, step: int) -> None:
+    rising: dict[int, float] = {}
+    for name, num_steps in settings.rise.items():
+        since = step - settings.frozen.get(name, 0)
+        if 0 <= since < num_steps:
+            rising |= dict.fromkeys(map(id, objective.trained_modules()[name].parameters()), since / num_steps)
     for group in optimizer.param_groups:
-        group["lr"] = float(settings.learning_rate[step]) * group["lr_multiplier"]
+        share = rising.get(id(group["params"][0]), 1.0)
+        group["lr"] = float(settings.learning_rate[step]) * group["lr_multiplier"] * share
         group["weight_decay"] = float(settings.weight_decay[step]) if group["decays"] else 0.0
 
 

@@ -84,6 +84,17 @@ def test_a_part_of_a_module_can_be_held_still(tmp_path: Path) -> None:
     assert toy.net[1].weight.item() != 1
 
 
+def test_a_module_that_was_held_still_starts_slowly(tmp_path: Path) -> None:
+    """AdamW's first steps are as long as the rate, whatever the gradient: the weight moves by 0, 1/4, 2/4, ... of it."""
+    moved = [Toy().net[0].weight.item()]
+    for steps in range(2, 8):
+        toy = Toy()
+        train(toy, loop(steps, frozen={"net": 2}, rise={"net": 4}), work=tmp_path / str(steps), identity={"seed": 0})
+        moved.append(toy.net[0].weight.item())
+    lengths = np.abs(np.diff(moved)) / 0.1
+    np.testing.assert_allclose(lengths, [0, 0, 0.25, 0.5, 0.75, 1], atol=0.05)
+
+
 def test_the_log_has_the_last_step(tmp_path: Path) -> None:
     position = train(Toy(), loop(13), work=tmp_path, identity={"seed": 0})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
