@@ -34,6 +34,7 @@ from radscale.datasets.dicom_source import DicomSource
 from radscale.datasets.image_source import ImageSource, PublicSource, label_tasks
 from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import Journal
+from radscale.datasets.links import write_links
 from radscale.datasets.manifest import JOURNAL_SCHEMA, LABEL_SCHEMA, REPORTS_SCHEMA, SCHEMA_VERSION
 from radscale.datasets.public import LAYOUTS, layout_hint
 from radscale.datasets.shards import ShardWriter
@@ -122,7 +123,8 @@ def ingest(
         progress: called with (inputs done, inputs in all, what).
 
     Returns:
-        Counts: inputs, images, exclusions by reason, patients, studies, reports, unmatched reports, encoding of the table,
+        Counts: inputs, images, exclusions by reason, patients, studies, links (frontal images, and of them those with a lateral
+            one and with a prior), reports, unmatched reports, encoding of the table,
         files that are not read (tables, notes, pictures beside an archive) by suffix, unknown care settings; for a published
         set its layout, masks, and whose split it has.
 
@@ -305,6 +307,8 @@ def _write_tables(
         official=reader.official,
         settings=settings,
     )
+    with report_matching.connect(work) as database:
+        links = write_links(database, tables / "manifest.parquet", tables / "links.parquet")
     images = pa.concat_tables(
         [images_of(t) for t in journal.tables(["sample_id", "study_id", "accession_id", "entry_number", "reason"])]
     )
@@ -321,6 +325,7 @@ def _write_tables(
         "excluded": excluded,
         "patients": counts["patients"],
         "studies": counts["studies"],
+        "links": links,
         **report_counts,
         "table_encoding": reader.encoding,
         "not_read": not_read,

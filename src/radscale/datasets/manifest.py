@@ -55,6 +55,17 @@ REPORTS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("study_id", "patient_id", "text", "indication", "comparison", "findings", "impression")]
 )
 
+LINKS_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("study_id", pa.string()),
+        ("lateral_id", pa.string()),
+        ("prior_id", pa.string()),
+        ("prior_study_id", pa.string()),
+        ("prior_days", pa.int32()),
+    ]
+)
+
 UNMATCHED_SCHEMA = pa.schema([("source", pa.string()), ("reason", pa.string())])
 
 MASK_SCHEMA = pa.schema(
