@@ -341,6 +341,54 @@ def verify(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> 
 
 
 @app.command()
+def outliers(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New folder for quality.parquet and outliers.html.", show_default=False)
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="Look among these (.parquet of `radscale embed`) instead of pixels.", show_default=False),
+    ] = None,
+    quality: Annotated[
+        Path | None, typer.Option(help="Set aside by this quality.parquet, made before.", show_default=False)
+    ] = None,
+    set_aside_above: Annotated[
+        float | None, typer.Option(help="Take images with a higher score out of the dataset.", show_default=False)
+    ] = None,
+    set_aside_duplicates: Annotated[
+        bool, typer.Option("--set-aside-duplicates", help="Take out all of a group of near duplicates but its first image.")
+    ] = False,
+    put_back: Annotated[bool, typer.Option("--put-back", help="Take back all that was set aside.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Which images look unlike all others, and which are one image under two names; take them out, or back.
+
+    Look at outliers.html first: it shows what a threshold takes out. Shards are not rewritten, and nothing is lost.
+    """
+    from radscale.datasets import outliers as run
+
+    given = sum([out is not None, quality is not None, put_back])
+    if given != 1:
+        raise InputError("give one of --out (to assess), --quality (to set aside), --put-back")
+    if quality is None and (set_aside_above is not None or set_aside_duplicates):
+        raise InputError("--set-aside-above and --set-aside-duplicates need --quality FILE: assess first, look, then decide")
+    if put_back:
+        _print_facts(run.put_back(dataset))
+    elif quality is not None:
+        _print_facts(run.set_aside_by(dataset, quality, above=set_aside_above, duplicates=set_aside_duplicates))
+    else:
+        assert out is not None
+        partial = _new_folder(out)
+        settings = _settings(run.QualityConfig, {}, config)
+        with _progress("outliers") as progress:
+            facts = run.find_outliers(settings, dataset, partial, embeddings=embeddings, progress=progress)
+        partial.rename(out)
+        _print_facts(facts)
+        console.print(f"look at it: {out}/outliers.html", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def extract(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     out: Annotated[Path | None, typer.Option(help="\\[default: DATASET/extraction]", show_default=False)] = None,

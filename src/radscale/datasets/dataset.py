@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from radscale.datasets.manifest import REPORTS_SCHEMA, SCHEMA_VERSION, rank_column
+from radscale.datasets.manifest import REPORTS_SCHEMA, SCHEMA_VERSION, SET_ASIDE, rank_column
 from radscale.datasets.png import decode_png
 from radscale.datasets.shards import ShardReader
 from radscale.errors import InputError
@@ -213,6 +213,11 @@ class Dataset:
     def sizes_px(self) -> tuple[np.ndarray, np.ndarray]:
         """Heights and widths of all images, (rows,) each."""
         return np.asarray(self.column("height_px")), np.asarray(self.column("width_px"))
+
+    def set_aside(self) -> pa.Table | None:
+        """Rows of images that were set aside: the manifest's columns, reason and detail; None if there never were any."""
+        path = self.path / SET_ASIDE
+        return pq.read_table(path) if path.exists() else None
 
     def reports(self, columns: list[str] | None = None) -> pa.Table:
         """One row per study with a report, all columns or some; empty if there are none."""

@@ -13,6 +13,8 @@ REASONS = (
     "too_large",
     "hung",
     "crashed",
+    "outlier",
+    "near_duplicate",
 )
 
 

@@ -7,6 +7,7 @@ The steps: list the inputs, decode them into shards and a journal, then make the
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -35,7 +36,7 @@ from radscale.datasets.image_source import ImageSource, PublicSource, label_task
 from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import Journal
 from radscale.datasets.links import write_links
-from radscale.datasets.manifest import JOURNAL_SCHEMA, LABEL_SCHEMA, REPORTS_SCHEMA, SCHEMA_VERSION
+from radscale.datasets.manifest import JOURNAL_SCHEMA, LABEL_SCHEMA, REPORTS_SCHEMA, SCHEMA_VERSION, SET_ASIDE
 from radscale.datasets.public import LAYOUTS, layout_hint
 from radscale.datasets.shards import ShardWriter
 from radscale.datasets.workers import ordered_map
@@ -232,9 +233,10 @@ def _decode_all(
     """Decode the inputs that have no row yet."""
     seen = CompactSet()
     last: tuple[str, int, int] | None = None
-    for part in old_parts(old.table("manifest.parquet")):
-        seen.update(part["sha256"].to_pylist())
-        seen.update(part["sample_id"].to_pylist())
+    for name in ("manifest.parquet", SET_ASIDE):
+        for part in old_parts(old.table(name)):
+            seen.update(part["sha256"].to_pylist())
+            seen.update(part["sample_id"].to_pylist())
     for table in journal.tables(["sha256", "sample_id", "shard", "offset", "size_bytes", "reason"]):
         images = images_of(table)
         seen.update(images["sha256"].to_pylist())
@@ -316,6 +318,8 @@ def _write_tables(
     old_labels = old.table("labels.parquet")
     if labels.num_rows or old_labels is not None:
         write_parts(tables / "labels.parquet", (*old_parts(old_labels), labels), LABEL_SCHEMA)
+    if (aside := old.table(SET_ASIDE)) is not None:
+        shutil.copyfile(aside, tables / SET_ASIDE)
     masks = write_masks(tables / "masks.parquet", journal)
     if reader.official:
         write_official_splits(tables / "official_splits.parquet", journal)

@@ -75,12 +75,11 @@ def check_ids(dataset: Dataset, label_table: pa.Table) -> None:
     Raises:
         InputError: none of the ids is in the dataset.
     """
-    strange = 0
+    strange, aside = 0, dataset.set_aside()
     for level, name in zip(LEVELS, ("study_id", "sample_id"), strict=True):
         ids = pa.compute.unique(label_table["id"].filter(pa.compute.equal(label_table["level"], level)))
-        strange += int(
-            pa.compute.sum(pa.compute.invert(pa.compute.is_in(ids, dataset.column(name).combine_chunks()))).as_py() or 0
-        )
+        known = pa.chunked_array([*dataset.column(name).chunks, *([] if aside is None else aside[name].chunks)])
+        strange += int(pa.compute.sum(pa.compute.invert(pa.compute.is_in(ids, known.combine_chunks()))).as_py() or 0)
     total = len(pa.compute.unique(label_table["id"]))
     # Not one of them is printed: an id that the dataset does not have may be a hospital's own.
     line = f"label table: {strange:,} of its {total:,} ids are not in {dataset.path.name}"

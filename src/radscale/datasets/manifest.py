@@ -31,6 +31,9 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
+SET_ASIDE = "set_aside.parquet"
+"""Table of a dataset: manifest rows of images that were taken out after the ingest, with `reason` and `detail`."""
+
 DERIVED = ("split", "study_day", "batch")
 """Columns of the manifest that are known only when all images are."""
 

@@ -42,6 +42,9 @@ class MaskTable:
         self._table = table.select(MASK_SCHEMA.names)
         self.tasks: list[str] = sorted(pc.unique(table["task"]).to_pylist())
         samples = dataset.column("sample_id").combine_chunks()
+        if (aside := dataset.set_aside()) is not None:
+            table = table.filter(pc.invert(pc.is_in(table["sample_id"], aside["sample_id"].combine_chunks())))
+            self._table = table.select(MASK_SCHEMA.names)
         rows = pc.index_in(table["sample_id"], value_set=samples)
         if rows.null_count:
             first = table["sample_id"].filter(pc.is_null(rows))[0]

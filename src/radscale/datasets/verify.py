@@ -146,6 +146,9 @@ def _check_bytes(dataset: Dataset, progress: Callable[[int, int, str], None] | N
             for shard in set(columns[0]):
                 own = np.asarray(batch["offset"].filter(pc.equal(batch["shard"], shard)))
                 listed.setdefault(shard, []).append(own)
+    aside = dataset.set_aside()
+    for shard, offset in () if aside is None else zip(*(aside[name].to_pylist() for name in ("shard", "offset")), strict=True):
+        listed.setdefault(shard, []).append(np.array([offset]))
     problems = [f"{damaged} images are missing or differ from their sha256"] if damaged else []
     strangers = 0
     for path in sorted((dataset.path / "shards").glob("*")):
