@@ -341,6 +341,35 @@ def verify(dataset: Annotated[Path, typer.Argument(help="Dataset folder.")]) -> 
 
 
 @app.command()
+def card(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for card.html, card.md and croissant.json.")],
+    licence: Annotated[str, typer.Option(help="Of the dataset, as it shall stand on the card.")] = "",
+    images: Annotated[
+        int,
+        typer.Option(min=0, help="So many random images of each view. They are patients': look before you share."),
+    ] = 0,
+) -> None:
+    """What is in a dataset, how it came about, and how it was de-identified: a card to show, and Croissant metadata."""
+    import json
+
+    from radscale.datasets import Dataset
+    from radscale.datasets.card import contact_sheet_rows, describe_dataset
+    from radscale.datasets.card_page import card_html, card_markdown
+    from radscale.datasets.croissant import croissant
+
+    partial = _new_folder(out)
+    found, data = describe_dataset(dataset, licence=licence), Dataset(dataset)
+    pictures = {view: data.read_images(rows) for view, rows in contact_sheet_rows(data, images).items()}
+    partial.mkdir(parents=True)
+    (partial / "card.html").write_text(card_html(found, pictures), encoding="utf-8")
+    (partial / "card.md").write_text(card_markdown(found), encoding="utf-8")
+    (partial / "croissant.json").write_text(json.dumps(croissant(dataset, found), indent=1) + "\n", encoding="utf-8")
+    partial.rename(out)
+    console.print(f"{out}/card.html, card.md, croissant.json", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def outliers(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     out: Annotated[

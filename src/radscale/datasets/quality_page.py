@@ -33,9 +33,9 @@ figcaption {{ font-size: .78rem; overflow-wrap: anywhere; }}
 @media print {{ #bar input {{ display: none; }} figure {{ break-inside: avoid; }} }}
 </style></head><body>
 <h1>{title}</h1>
-<p>{count} images. The score of an image is its distance to its nearest neighbours of the same view: what looks like nothing else
-comes first. Below are the {shown} highest, framed where they lie above the threshold. A high score is a reason to look, not a
-verdict: rare devices, small children and unusual positions score high too.</p>
+<p>{count} images. The score of an image is its distance to its nearest neighbours of the same view: what looks like nothing
+else comes first. Below are the {shown} highest, framed where they lie above the threshold. A high score is a reason to look,
+and not a verdict: rare devices, small children and unusual positions score high too.</p>
 <div id="bar"><label>Threshold <input id="cut" type="range" min="0" max="{last}" value="{start}"></label>
 <div id="said" role="status"></div></div>
 <div class="tiles" id="tiles">
