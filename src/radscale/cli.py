@@ -260,9 +260,10 @@ def phantom(
 @app.command()
 def ingest(
     archive: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="Folder, tar, zip or DICOMDIR of DICOM files with reports.csv, or a folder of images with a table."
+            help="Folder, tar, zip or DICOMDIR of DICOM files with reports.csv; https://... of a PACS (DICOMweb); or a folder "
+            "of images with a table."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="New folder; with --add the dataset.")],
@@ -284,9 +285,15 @@ def ingest(
         str | None,
         typer.Option(
             help="dicom: reports below ARCHIVE: .csv, .parquet, .jsonl, or a folder of .txt and .hl7 files.  "
-            "\\[default: reports.csv]",
+            "\\[default: reports.csv; of a PACS none]",
             show_default=False,
         ),
+    ] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="PACS: of the series to read.  \\[default: CR,DX]", show_default=False)
+    ] = None,
+    dates: Annotated[
+        str | None, typer.Option(help="PACS: of the studies to read, YYYYMMDD-YYYYMMDD.  \\[default: all]", show_default=False)
     ] = None,
     add: Annotated[bool, typer.Option("--add", help="Add the files that the dataset does not have yet.")] = False,
     secret: Annotated[
@@ -298,7 +305,8 @@ def ingest(
     """Turn an archive into a de-identified dataset: manifest, shards, splits, nested subsets. Loses nothing silently.
 
     Kill it at any moment and run it again: it goes on where it was. Every file that is not in the dataset is a row of
-    exclusions.parquet with its reason.
+    exclusions.parquet with its reason. A PACS asks for RADSCALE_PACS_USER and RADSCALE_PACS_PASSWORD, or RADSCALE_PACS_TOKEN,
+    of the environment, or ~/.netrc.
     """
     from radscale.datasets import IngestConfig, load_or_create_secret
     from radscale.datasets import ingest as run_ingest
@@ -312,6 +320,8 @@ def ingest(
         "table": table,
         "labels": pairs or None,
         "reports": reports,
+        "pacs_modalities": modalities,
+        "pacs_dates": dates,
     }
     settings = _settings(IngestConfig, given, config)
     key_file = secret or out.with_name(out.name + ".secret")

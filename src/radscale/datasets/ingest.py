@@ -8,7 +8,6 @@ The steps: list the inputs, decode them into shards and a journal, then make the
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,10 @@ from radscale.datasets.decoded import LabelRow
 from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom_source import DicomSource
 from radscale.datasets.image_source import ImageSource, PublicSource, label_tasks
-from radscale.datasets.ingest_config import IngestConfig
+from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.journal import Journal
 from radscale.datasets.manifest import JOURNAL_SCHEMA, LABEL_SCHEMA, REPORTS_SCHEMA, SCHEMA_VERSION
+from radscale.datasets.pacs import is_address
 from radscale.datasets.public import LAYOUTS, layout_hint
 from radscale.datasets.shards import ShardWriter
 from radscale.datasets.workers import ordered_map
@@ -42,7 +42,6 @@ from radscale.errors import InputError
 
 __all__ = ["IngestConfig", "Progress", "ingest", "label_tasks"]
 
-Progress = Callable[[int, int, str], None]
 FIXED = (
     "kind",
     "image_size_px",
@@ -57,7 +56,7 @@ FIXED = (
 OF_TABLES = (
     *("train_fraction", "validation_fraction", "test_fraction", "split_seed", "num_replicates", "official_split"),
     *("reports_csv", "reports", "report_columns", "report_window_hours", "labels_csv", "labels_engine", "labels"),
-    *("seconds_per_file", "worker_memory_gb"),
+    *("seconds_per_file", "worker_memory_gb", "pacs_retry_seconds"),
 )
 """Settings that no pixel depends on: they may be corrected when an interrupted ingest goes on."""
 ARCHIVES = "archives.json"
@@ -97,7 +96,7 @@ class _Old:
 
 def ingest(
     config: IngestConfig,
-    source: Path,
+    source: Path | str,
     out: Path,
     *,
     secret: bytes,
@@ -112,7 +111,8 @@ def ingest(
 
     Args:
         config: see `IngestConfig`.
-        source: folder, tar or zip file, or DICOMDIR of the archive; or folder of the images.
+        source: folder, tar or zip file, or DICOMDIR of the archive; address of a PACS (a string that begins with https:// or
+            http://, see `Pacs`); or folder of the images.
         out: new or empty folder, or with `add` a dataset. It is whole only when this function has returned.
         secret: key of the pseudonyms; with `add` the one that the dataset was made with.
         num_workers: decoding processes; 0 decodes in this one, which a hostile file may then end or hang.
@@ -131,13 +131,15 @@ def ingest(
             another ingest is writing into, another key.
     """
     pseudonyms = Pseudonyms(secret)
+    if not is_address(source):
+        source = Path(source)
     work = work or out / resume_state.WORK
     with resume_state.exclusive(out):
         if resume_state.move_into_place(work, out) and not add:
             return _counts(out)
         old = _open_old(config, out, pseudonyms, add, work)
         settings = {
-            "source": pseudonyms("archive", str(source.resolve())),
+            "source": pseudonyms("archive", source.rstrip("/") if isinstance(source, str) else str(source.resolve())),
             "batch": old.batch,
             **{name: value for name, value in asdict(config).items() if name not in OF_TABLES},
         }
@@ -147,7 +149,7 @@ def ingest(
         resumed = resume_state.open_work(work, settings, pseudonyms.check)
         if not resumed:
             done = old.done_sources(settings["source"])
-            num_inputs, not_read = reader.prepare(done.__contains__)
+            num_inputs, not_read = reader.prepare(done.__contains__, progress)
             resume_state.begin(work, settings, pseudonyms.check, {"num_inputs": num_inputs, "not_read": not_read})
         elif isinstance(reader, ImageSource):
             reader.prepare(old.done_sources(settings["source"]).__contains__)
@@ -157,6 +159,11 @@ def ingest(
             work.rmdir()
             if add:
                 return _counts(out)
+            if isinstance(source, str):
+                raise InputError(
+                    f"{source}: no images of modality {config.pacs_modalities} found; correct the filters "
+                    "(--modalities, --dates)"
+                )
             hint = layout_hint(source, LAYOUTS) if config.layout is None else ""
             raise InputError(
                 f"{source}: no {reader.name_of_inputs} found, so there is nothing to ingest; give the folder of the "
@@ -210,9 +217,11 @@ def _open_old(config: IngestConfig, out: Path, pseudonyms: Pseudonyms, add: bool
     return _Old(out, settings, archives)
 
 
-def _source(config: IngestConfig, source: Path, pseudonyms: Pseudonyms, work: Path) -> DicomSource | ImageSource:
+def _source(config: IngestConfig, source: Path | str, pseudonyms: Pseudonyms, work: Path) -> DicomSource | ImageSource:
     if config.kind == "dicom":
         return DicomSource(config, source, pseudonyms, work)
+    if isinstance(source, str):
+        raise InputError(f"{source}: a PACS gives DICOM files; leave kind and layout out")
     return (ImageSource if config.layout is None else PublicSource)(config, source, pseudonyms)
 
 
@@ -247,7 +256,7 @@ def _decode_all(
         reader.inputs(journal.num_rows),
         num_workers=num_workers,
         on_failure=reader.failed,
-        seconds_per_input=config.seconds_per_file,
+        seconds_per_input=config.seconds_per_file + reader.patience_seconds,
         memory_bytes=int(config.worker_memory_gb * 2**30),
         preload=__name__,
     )
@@ -274,7 +283,7 @@ def _decode_all(
 
 def _write_tables(
     config: IngestConfig,
-    source: Path,
+    source: Path | str,
     reader: DicomSource | ImageSource,
     journal: Journal,
     old: _Old,

@@ -49,8 +49,9 @@ def killed_often(archive: Path, tmp_path: Path, kills: int) -> int:
     for _ in range(kills):
         process = start(archive, out)
         time.sleep(rng.uniform(0.1, 1.0) * seconds)
-        hits += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            hits += 1
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if (out / "dataset.json").exists() and not (out / ".ingest").exists():
             assert digests(out) == digests(tmp_path / "whole")
