@@ -296,6 +296,14 @@ def ingest(
         str | None, typer.Option(help="PACS: of the studies to read, YYYYMMDD-YYYYMMDD.  \\[default: all]", show_default=False)
     ] = None,
     add: Annotated[bool, typer.Option("--add", help="Add the files that the dataset does not have yet.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Decode only this share of the files, such as 3/16, beside other jobs; then the same command without it.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="local, or ray: decode on the cluster of RAY_ADDRESS.")] = "local",
     secret: Annotated[
         Path | None, typer.Option(help="Key of the pseudonyms.  \\[default: OUT.secret]", show_default=False)
     ] = None,
@@ -308,7 +316,7 @@ def ingest(
     exclusions.parquet with its reason. A PACS asks for RADSCALE_PACS_USER and RADSCALE_PACS_PASSWORD, or RADSCALE_PACS_TOKEN,
     of the environment, or ~/.netrc.
     """
-    from radscale.datasets import IngestConfig, load_or_create_secret
+    from radscale.datasets import IngestConfig, Part, load_or_create_secret
     from radscale.datasets import ingest as run_ingest
     from radscale.experiment.study import default_workers
 
@@ -327,10 +335,22 @@ def ingest(
     key_file = secret or out.with_name(out.name + ".secret")
     if add and not key_file.is_file():
         raise InputError(f"{key_file}: no such key; give the one that {out} was made with as --secret")
+    if backend not in ("local", "ray"):
+        raise InputError(f"--backend {backend}: give local or ray")
+    share = Part.parse(part) if part is not None else None
     key = load_or_create_secret(key_file)
+    num_workers = workers or (0 if backend == "ray" else default_workers())
     with _progress("ingest") as progress:
         facts = run_ingest(
-            settings, archive, out, secret=key, num_workers=workers or default_workers(), add=add, progress=progress
+            settings,
+            archive,
+            out,
+            secret=key,
+            num_workers=num_workers,
+            add=add,
+            part=share,
+            backend=backend,  # type: ignore[arg-type]
+            progress=progress,
         )
     _print_facts(facts)
 
