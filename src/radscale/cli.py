@@ -261,9 +261,10 @@ def phantom(
 @app.command()
 def ingest(
     archive: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="Folder, tar, zip or DICOMDIR of DICOM files with reports.csv, or a folder of images with a table."
+            help="Folder, tar, zip or DICOMDIR of DICOM files with reports.csv; https://... of a PACS (DICOMweb); or a folder "
+            "of images with a table."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="New folder; with --add the dataset.")],
@@ -285,11 +286,25 @@ def ingest(
         str | None,
         typer.Option(
             help="dicom: reports below ARCHIVE: .csv, .parquet, .jsonl, or a folder of .txt and .hl7 files.  "
-            "\\[default: reports.csv]",
+            "\\[default: reports.csv; of a PACS none]",
             show_default=False,
         ),
     ] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="PACS: of the series to read.  \\[default: CR,DX]", show_default=False)
+    ] = None,
+    dates: Annotated[
+        str | None, typer.Option(help="PACS: of the studies to read, YYYYMMDD-YYYYMMDD.  \\[default: all]", show_default=False)
+    ] = None,
     add: Annotated[bool, typer.Option("--add", help="Add the files that the dataset does not have yet.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Decode only this share of the files, such as 3/16, beside other jobs; then the same command without it.",
+            show_default=False,
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="local, or ray: decode on the cluster of RAY_ADDRESS.")] = "local",
     secret: Annotated[
         Path | None, typer.Option(help="Key of the pseudonyms.  \\[default: OUT.secret]", show_default=False)
     ] = None,
@@ -299,9 +314,10 @@ def ingest(
     """Turn an archive into a de-identified dataset: manifest, shards, splits, nested subsets. Loses nothing silently.
 
     Kill it at any moment and run it again: it goes on where it was. Every file that is not in the dataset is a row of
-    exclusions.parquet with its reason.
+    exclusions.parquet with its reason. A PACS asks for RADSCALE_PACS_USER and RADSCALE_PACS_PASSWORD, or RADSCALE_PACS_TOKEN,
+    of the environment, or ~/.netrc.
     """
-    from radscale.datasets import IngestConfig, load_or_create_secret
+    from radscale.datasets import IngestConfig, Part, load_or_create_secret
     from radscale.datasets import ingest as run_ingest
     from radscale.experiment.study import default_workers
 
@@ -313,15 +329,29 @@ def ingest(
         "table": table,
         "labels": pairs or None,
         "reports": reports,
+        "pacs_modalities": modalities,
+        "pacs_dates": dates,
     }
     settings = _settings(IngestConfig, given, config)
     key_file = secret or out.with_name(out.name + ".secret")
     if add and not key_file.is_file():
         raise InputError(f"{key_file}: no such key; give the one that {out} was made with as --secret")
+    if backend not in ("local", "ray"):
+        raise InputError(f"--backend {backend}: give local or ray")
+    share = Part.parse(part) if part is not None else None
     key = load_or_create_secret(key_file)
+    num_workers = workers or (0 if backend == "ray" else default_workers())
     with _progress("ingest") as progress:
         facts = run_ingest(
-            settings, archive, out, secret=key, num_workers=workers or default_workers(), add=add, progress=progress
+            settings,
+            archive,
+            out,
+            secret=key,
+            num_workers=num_workers,
+            add=add,
+            part=share,
+            backend=backend,  # type: ignore[arg-type]
+            progress=progress,
         )
     _print_facts(facts)
 

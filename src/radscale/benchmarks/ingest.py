@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from radscale.benchmarks.measure import Case, Contestant, Options
-from radscale.datasets.archive_files import ArchiveFile
+from radscale.datasets.archive_files import ArchiveFile, read_archive_file
 from radscale.datasets.dataset_tables import write_exclusions, write_manifest
+from radscale.datasets.decoded import Decoded
 from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom_source import decode_dicom
 from radscale.datasets.ingest_config import IngestConfig
@@ -125,9 +126,14 @@ def _write_files(folder: Path, shape: tuple[int, int], seed: int) -> dict[str, P
     return paths
 
 
+def _decode(folder: Path, config: IngestConfig) -> Callable[[ArchiveFile], Decoded]:
+    read = partial(read_archive_file, folder, folder, max_bytes=config.max_file_mb << 20)
+    return partial(decode_dicom, read, config, Pseudonyms(SECRET))
+
+
 def _radscale(config: IngestConfig) -> Callable[[Path], Any]:
     def convert(path: Path) -> bytes:
-        item = decode_dicom(path.parent, path.parent, config, Pseudonyms(SECRET), ArchiveFile(path.name))
+        item = _decode(path.parent, config)(ArchiveFile(path.name))
         assert item.excluded is None, item.excluded
         return item.png
 
@@ -178,7 +184,7 @@ def _simple_itk(folder: Path, size_px: int) -> Callable[[Path], Any]:
 
 
 def _pool(config: IngestConfig, folder: Path, num_processes: int) -> Callable[[list[ArchiveFile]], Any]:
-    decode = partial(decode_dicom, folder, folder, config, Pseudonyms(SECRET))
+    decode = _decode(folder, config)
 
     def convert(entries: list[ArchiveFile]) -> int:
         preload = decode_dicom.__module__

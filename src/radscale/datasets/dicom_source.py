@@ -22,13 +22,14 @@ from radscale.datasets.deidentification import Pseudonyms, parse_date, parse_sec
 from radscale.datasets.dicom import read_dicom
 from radscale.datasets.exclusions import Excluded
 from radscale.datasets.files import prepare_pixels
-from radscale.datasets.ingest_config import IngestConfig
+from radscale.datasets.ingest_config import IngestConfig, Progress
+from radscale.datasets.pacs import Pacs, PacsListing
 from radscale.datasets.public import LAYOUTS, layout_hint
 from radscale.datasets.report_files import ReportFile, open_reports
 from radscale.datasets.tables import read_csv
 from radscale.errors import InputError
 
-LISTING = "inputs.jsonl"
+INPUTS = "inputs.jsonl"
 # What pydicom says of a damaged value shows the value, which may be a name; here too its warnings are not let through.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -38,7 +39,7 @@ class DicomSource:
 
     Args:
         config: see `IngestConfig`.
-        source: folder, tar or zip file, or DICOMDIR.
+        source: folder, tar or zip file, or DICOMDIR; or the address of a PACS.
         pseudonyms: of the archive's ids.
         work: folder of this ingest; holds the list of inputs and what compressed tar files unpack to.
 
@@ -49,13 +50,31 @@ class DicomSource:
     official: bool = False
     name_of_inputs = "files"
 
-    def __init__(self, config: IngestConfig, source: Path, pseudonyms: Pseudonyms, work: Path) -> None:
-        single = source.is_file() and (is_container(source) or source.name.upper() == DICOMDIR)
-        if not single and not source.is_dir():
-            raise InputError(f"{source}: no such folder, tar, zip or DICOMDIR; give the archive, or the folder of the images")
-        self.config, self.folder, self.pseudonyms = config, source if source.is_dir() else source.parent, pseudonyms
-        self._source, self._listing, self._unpacked = source, work / LISTING, work / "unpacked"
-        self.decode: Callable[[ArchiveFile], Decoded] = partial(decode_dicom, self.folder, self._unpacked, config, pseudonyms)
+    def __init__(self, config: IngestConfig, source: Path | str, pseudonyms: Pseudonyms, work: Path) -> None:
+        self.config, self.pseudonyms, self._inputs = config, pseudonyms, work / INPUTS
+        self.patience_seconds = 0.0
+        """That an input may take beyond `seconds_per_file`, before it is decoded."""
+        max_bytes = config.max_file_mb << 20
+        self._listing: Callable[[Progress | None], ArchiveListing | PacsListing]
+        read: Callable[[ArchiveFile], bytes]
+        if isinstance(source, str):
+            modalities = tuple(config.pacs_modalities.split(","))
+            pacs = Pacs(source, modalities, config.pacs_dates, config.pacs_retry_seconds, max_bytes)
+            self.folder, self.patience_seconds = Path(), pacs.patience_seconds
+            self._reports = config.reports
+            self._listing, read = partial(pacs.listing, work), pacs.read
+        else:
+            single = source.is_file() and (is_container(source) or source.name.upper() == DICOMDIR)
+            if not single and not source.is_dir():
+                raise InputError(
+                    f"{source}: no such folder, tar, zip or DICOMDIR; give the archive, or the folder of the images"
+                )
+            self.folder = source if source.is_dir() else source.parent
+            self._reports = config.reports or config.reports_csv
+            unpacked = work / "unpacked"
+            self._listing = lambda _: ArchiveListing(source, unpacked, max_bytes)
+            read = partial(read_archive_file, self.folder, unpacked, max_bytes=max_bytes)
+        self.decode: Callable[[ArchiveFile], Decoded] = partial(decode_dicom, read, config, pseudonyms)
         self.reports: ReportFile | None = None
 
     def open_tables(self) -> None:
@@ -64,9 +83,8 @@ class DicomSource:
         Raises:
             InputError: they are not where the settings say, or a column is missing.
         """
-        name = self.config.reports or self.config.reports_csv
-        if name is not None:
-            path = self.folder / name
+        if self._reports is not None:
+            path = self.folder / self._reports
             if not path.exists():
                 raise InputError(
                     f"{path}: no such file; name the table in `reports_csv`, or null for an archive without reports "
@@ -74,16 +92,16 @@ class DicomSource:
                 )
             self.reports = open_reports(path, self.config.report_columns, self.config.encoding)
 
-    def prepare(self, is_done: Callable[[str], bool]) -> tuple[int, dict[str, int]]:
+    def prepare(self, is_done: Callable[[str], bool], progress: Progress | None = None) -> tuple[int, dict[str, int]]:
         """List the inputs that are not in the dataset yet: how many, and files that are no images by suffix."""
-        listing = ArchiveListing(self._source, self._unpacked, self.config.max_file_mb << 20)
+        listing = self._listing(progress)
         new = (entry for entry in listing if not is_done(self.pseudonyms("source", entry.name)))
-        count = write_listing(new, self._listing)
+        count = write_listing(new, self._inputs)
         return count, {suffix: number for suffix, number in sorted(listing.not_read.items()) if number}
 
     def inputs(self, start: int) -> Iterator[ArchiveFile]:
         """From number `start` on, as `prepare` listed them."""
-        return read_listing(self._listing, start)
+        return read_listing(self._inputs, start)
 
     @property
     def encoding(self) -> str:
@@ -121,11 +139,13 @@ def failed(source: str, failure: str, config: IngestConfig) -> Decoded:
     return Decoded(source, excluded=("crashed", "the process that decoded it died, by a fault or a lack of memory"))
 
 
-def decode_dicom(folder: Path, unpacked: Path, config: IngestConfig, pseudonyms: Pseudonyms, entry: ArchiveFile) -> Decoded:
-    """One file to the pixels and fields of a dataset; whatever is wrong with it is in the answer."""
+def decode_dicom(
+    read: Callable[[ArchiveFile], bytes], config: IngestConfig, pseudonyms: Pseudonyms, entry: ArchiveFile
+) -> Decoded:
+    """One file, whose bytes `read` gives, to the pixels and fields of a dataset; whatever is wrong with it is in the answer."""
     item = Decoded(pseudonyms("source", entry.name))
     try:
-        data = read_archive_file(folder, unpacked, entry, config.max_file_mb << 20)
+        data = read(entry)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = read_dicom(data, voi=config.voi)

@@ -18,7 +18,7 @@ from radscale.datasets.dicom_source import failed
 from radscale.datasets.exclusions import Excluded
 from radscale.datasets.files import prepare_pixels
 from radscale.datasets.images import ImageEntry, image_entries, read_image_file
-from radscale.datasets.ingest_config import IngestConfig
+from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.labels import slug
 from radscale.datasets.public import LAYOUTS, PublicFolder, PublicImage, PublicOptions, detect_layout, layout_hint
 from radscale.datasets.report_scrubbing import scrub_report
@@ -34,6 +34,7 @@ class ImageSource:
 
     official = False
     encoding = ""
+    patience_seconds = 0.0
 
     def __init__(self, config: IngestConfig, folder: Path, pseudonyms: Pseudonyms) -> None:
         if not folder.is_dir():
@@ -59,7 +60,7 @@ class ImageSource:
         self.encoding = table.encoding
         return image_entries(table.rows, self.config.columns)
 
-    def prepare(self, is_done: Callable[[str], bool]) -> tuple[int, dict[str, int]]:
+    def prepare(self, is_done: Callable[[str], bool], progress: Progress | None = None) -> tuple[int, dict[str, int]]:
         """Keep the inputs that are not in the dataset yet: how many; and no files that are not read."""
         self.entries = [entry for entry in self.entries if not is_done(self.pseudonyms("source", entry.path))]
         return len(self.entries), {}

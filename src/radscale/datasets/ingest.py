@@ -9,10 +9,11 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,22 +30,24 @@ from radscale.datasets.dataset_tables import (
     write_official_splits,
     write_parts,
 )
-from radscale.datasets.decoded import LabelRow
+from radscale.datasets.decoded import Decoded, LabelRow
 from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom_source import DicomSource
 from radscale.datasets.image_source import ImageSource, PublicSource, label_tasks
-from radscale.datasets.ingest_config import IngestConfig
+from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.journal import Journal
 from radscale.datasets.links import write_links
 from radscale.datasets.manifest import JOURNAL_SCHEMA, LABEL_SCHEMA, REPORTS_SCHEMA, SCHEMA_VERSION, SET_ASIDE
+from radscale.datasets.pacs import is_address
+from radscale.datasets.parts import Part, items_of_parts, part_folder
 from radscale.datasets.public import LAYOUTS, layout_hint
+from radscale.datasets.ray_workers import ordered_map_on_ray
 from radscale.datasets.shards import ShardWriter
 from radscale.datasets.workers import ordered_map
 from radscale.errors import InputError
 
 __all__ = ["IngestConfig", "Progress", "ingest", "label_tasks"]
 
-Progress = Callable[[int, int, str], None]
 FIXED = (
     "kind",
     "image_size_px",
@@ -59,7 +62,7 @@ FIXED = (
 OF_TABLES = (
     *("train_fraction", "validation_fraction", "test_fraction", "split_seed", "num_replicates", "official_split"),
     *("reports_csv", "reports", "report_columns", "report_window_hours", "labels_csv", "labels_engine", "labels"),
-    *("seconds_per_file", "worker_memory_gb"),
+    *("seconds_per_file", "worker_memory_gb", "pacs_retry_seconds"),
 )
 """Settings that no pixel depends on: they may be corrected when an interrupted ingest goes on."""
 ARCHIVES = "archives.json"
@@ -99,25 +102,32 @@ class _Old:
 
 def ingest(
     config: IngestConfig,
-    source: Path,
+    source: Path | str,
     out: Path,
     *,
     secret: bytes,
     num_workers: int = 1,
     add: bool = False,
+    part: Part | None = None,
+    backend: Literal["local", "ray"] = "local",
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a dataset into the folder `out`, or add new files to the one that is there.
 
     Killed at any moment and called again it goes on where it was, at most some seconds back, and ends with the same bytes.
+    With `part` only a share of the inputs is decoded, beside other parts, into `work`; called without it afterwards this
+    function takes over what all parts have done, and ends with the same bytes again.
 
     Args:
         config: see `IngestConfig`.
-        source: folder, tar or zip file, or DICOMDIR of the archive; or folder of the images.
+        source: folder, tar or zip file, or DICOMDIR of the archive; address of a PACS (a string that begins with https:// or
+            http://, see `Pacs`); or folder of the images.
         out: new or empty folder, or with `add` a dataset. It is whole only when this function has returned.
         secret: key of the pseudonyms; with `add` the one that the dataset was made with.
         num_workers: decoding processes; 0 decodes in this one, which a hostile file may then end or hang.
+        part: the share that this call decodes; None: all, and the tables.
+        backend: "ray": decode on the cluster of RAY_ADDRESS, where `source` has the same path; `num_workers` 0: all its cores.
         add: add the files that are not in the dataset yet. Patients keep their split; new training images are ranked after the
             old ones. Files of the same archive folder that are in (or excluded for good) are not read again.
         work: folder that survives a kill; None: `.ingest` in `out`.
@@ -127,52 +137,75 @@ def ingest(
         Counts: inputs, images, exclusions by reason, patients, studies, links (frontal images, and of them those with a lateral
             one and with a prior), reports, unmatched reports, encoding of the table,
         files that are not read (tables, notes, pictures beside an archive) by suffix, unknown care settings; for a published
-        set its layout, masks, and whose split it has.
+        set its layout, masks, and whose split it has. Of a part: inputs of the whole, inputs of the part, images, exclusions.
 
     Raises:
         InputError: no such archive, nothing in it, a table that does not fit, a folder that holds something else or that
             another ingest is writing into, another key.
     """
     pseudonyms = Pseudonyms(secret)
+    if not is_address(source):
+        source = Path(source)
     work = work or out / resume_state.WORK
-    with resume_state.exclusive(out):
-        if resume_state.move_into_place(work, out) and not add:
+    with resume_state.exclusive(out, shared=part is not None):
+        if part is None and resume_state.move_into_place(work, out) and not add:
             return _counts(out)
         old = _open_old(config, out, pseudonyms, add, work)
-        settings = {
-            "source": pseudonyms("archive", str(source.resolve())),
-            "batch": old.batch,
-            **{name: value for name, value in asdict(config).items() if name not in OF_TABLES},
-        }
-        reader = _source(config, source, pseudonyms, work)
-        if isinstance(reader, ImageSource):
-            settings["table"] = reader.identity()
-        resumed = resume_state.open_work(work, settings, pseudonyms.check)
-        if not resumed:
-            done = old.done_sources(settings["source"])
-            num_inputs, not_read = reader.prepare(done.__contains__)
-            resume_state.begin(work, settings, pseudonyms.check, {"num_inputs": num_inputs, "not_read": not_read})
-        elif isinstance(reader, ImageSource):
-            reader.prepare(old.done_sources(settings["source"]).__contains__)
-        facts = resume_state.facts_of(work)
+        with resume_state.exclusive(work, wait=True, mode=0o700):  # of parts that begin together one makes the list of inputs
+            reader, archive = _begin(config, source, old, work, pseudonyms, progress)
+            facts = resume_state.facts_of(work)
         if not facts["num_inputs"]:
-            resume_state.clear(work)
-            work.rmdir()
+            if part is None:
+                resume_state.clear(work)
+                work.rmdir()
             if add:
                 return _counts(out)
-            hint = layout_hint(source, LAYOUTS) if config.layout is None else ""
-            raise InputError(
-                f"{source}: no {reader.name_of_inputs} found, so there is nothing to ingest; give the folder of the "
-                f"archive{hint}"
-            )
+            raise _nothing_to_ingest(config, source, reader)
+
+        def decode(first: int, after: int) -> Iterator[Decoded]:
+            return _decoded(config, reader, first, after, num_workers, backend)
+
+        if part is not None:
+            return _decode_part(config, *part.inputs(facts["num_inputs"]), work, facts["num_inputs"], decode, progress)
         reader.open_tables()
         journal = Journal(work / "journal", JOURNAL_SCHEMA)
-        _decode_all(config, reader, journal, old, work, facts["num_inputs"], pseudonyms, num_workers, progress)
-        _write_tables(
-            config, source, reader, journal, old, work, facts["not_read"], pseudonyms, num_workers, settings["source"]
-        )
+        _decode_all(config, journal, old, work, facts["num_inputs"], decode, progress)
+        _write_tables(config, source, reader, journal, old, work, facts["not_read"], pseudonyms, num_workers, archive)
         resume_state.finish(work, out)
         return _counts(out)
+
+
+def _begin(
+    config: IngestConfig, source: Path | str, old: "_Old", work: Path, pseudonyms: Pseudonyms, progress: Progress | None
+) -> tuple[DicomSource | ImageSource, str]:
+    """List the inputs, or find them listed; what reads them, and the pseudonym of the archive."""
+    settings = {
+        "source": pseudonyms("archive", source.rstrip("/") if isinstance(source, str) else str(source.resolve())),
+        "batch": old.batch,
+        **{name: value for name, value in asdict(config).items() if name not in OF_TABLES},
+    }
+    reader = _source(config, source, pseudonyms, work)
+    if isinstance(reader, ImageSource):
+        settings["table"] = reader.identity()
+    resumed = resume_state.open_work(work, settings, pseudonyms.check)
+    done = old.done_sources(settings["source"]) if not resumed or isinstance(reader, ImageSource) else CompactSet()
+    if not resumed:
+        num_inputs, not_read = reader.prepare(done.__contains__, progress)
+        resume_state.begin(work, settings, pseudonyms.check, {"num_inputs": num_inputs, "not_read": not_read})
+    elif isinstance(reader, ImageSource):
+        reader.prepare(done.__contains__)
+    return reader, settings["source"]
+
+
+def _nothing_to_ingest(config: IngestConfig, source: Path | str, reader: DicomSource | ImageSource) -> InputError:
+    if isinstance(source, str):
+        return InputError(
+            f"{source}: no images of modality {config.pacs_modalities} found; correct the filters (--modalities, --dates)"
+        )
+    hint = layout_hint(source, LAYOUTS) if config.layout is None else ""
+    return InputError(
+        f"{source}: no {reader.name_of_inputs} found, so there is nothing to ingest; give the folder of the archive{hint}"
+    )
 
 
 def _counts(dataset: Path) -> dict[str, Any]:
@@ -213,57 +246,108 @@ def _open_old(config: IngestConfig, out: Path, pseudonyms: Pseudonyms, add: bool
     return _Old(out, settings, archives)
 
 
-def _source(config: IngestConfig, source: Path, pseudonyms: Pseudonyms, work: Path) -> DicomSource | ImageSource:
+def _source(config: IngestConfig, source: Path | str, pseudonyms: Pseudonyms, work: Path) -> DicomSource | ImageSource:
     if config.kind == "dicom":
         return DicomSource(config, source, pseudonyms, work)
+    if isinstance(source, str):
+        raise InputError(f"{source}: a PACS gives DICOM files; leave kind and layout out")
     return (ImageSource if config.layout is None else PublicSource)(config, source, pseudonyms)
+
+
+def _decoded(
+    config: IngestConfig,
+    reader: DicomSource | ImageSource,
+    first: int,
+    after: int,
+    num_workers: int,
+    backend: Literal["local", "ray"],
+) -> Iterator[Decoded]:
+    """The inputs from `first` to before `after`, by workers here or of a cluster."""
+    options: dict[str, Any] = {
+        "on_failure": reader.failed,
+        "seconds_per_input": config.seconds_per_file + reader.patience_seconds,
+        "memory_bytes": int(config.worker_memory_gb * 2**30),
+    }
+    inputs = islice(reader.inputs(first), after - first)
+    if backend == "ray":
+        return ordered_map_on_ray(reader.decode, inputs, num_workers=num_workers or None, **options)
+    return ordered_map(reader.decode, inputs, num_workers=num_workers, preload=__name__, **options)
 
 
 def _decode_all(
     config: IngestConfig,
-    reader: DicomSource | ImageSource,
     journal: Journal,
     old: _Old,
     work: Path,
     num_inputs: int,
-    pseudonyms: Pseudonyms,
-    num_workers: int,
+    decode: Callable[[int, int], Iterator[Decoded]],
     progress: Progress | None,
 ) -> None:
-    """Decode the inputs that have no row yet."""
+    """Decode the inputs that have no row yet, or take them from the parts that have."""
     seen = CompactSet()
-    last: tuple[str, int, int] | None = None
     for name in ("manifest.parquet", SET_ASIDE):
         for part in old_parts(old.table(name)):
             seen.update(part["sha256"].to_pylist())
             seen.update(part["sample_id"].to_pylist())
-    for table in journal.tables(["sha256", "sample_id", "shard", "offset", "size_bytes", "reason"]):
+    for table in journal.tables(["sha256", "sample_id", "reason"]):
         images = images_of(table)
         seen.update(images["sha256"].to_pylist())
         seen.update(images["sample_id"].to_pylist())
-        if images.num_rows:
-            last = tuple(images.slice(images.num_rows - 1).select(["shard", "offset", "size_bytes"]).to_pylist()[0].values())
     first = len(list((old.folder / resume_state.SHARDS).glob("*.tar"))) if old.settings is not None else 0
-    if journal.num_rows == num_inputs and last is None:
-        return
-    items = ordered_map(
-        reader.decode,
-        reader.inputs(journal.num_rows),
-        num_workers=num_workers,
-        on_failure=reader.failed,
-        seconds_per_input=config.seconds_per_file,
-        memory_bytes=int(config.worker_memory_gb * 2**30),
-        preload=__name__,
-    )
-    with ShardWriter(work / resume_state.SHARDS, config.shard_max_bytes, first=first, last=last) as shards:
-        for count, item in enumerate(items, start=journal.num_rows + 1):
+
+    def unique() -> Iterator[Decoded]:
+        for item in items_of_parts(work, journal.num_rows, num_inputs, decode):
             if item.excluded is None and item.sha256 in seen:
                 item.excluded = ("duplicate", "same pixels as an image before it")
             if item.excluded is None and item.fields["sample_id"] in seen:
                 item.excluded = ("duplicate", "same SOP Instance UID (0008,0018) as an image before it, with other pixels")
-            row = item.row()
             if item.excluded is None:
                 seen.update((item.sha256, item.fields["sample_id"]))
+            yield item
+
+    _write_items(config, unique(), journal, work, num_inputs, progress, first)
+
+
+def _decode_part(
+    config: IngestConfig,
+    first: int,
+    after: int,
+    work: Path,
+    num_inputs: int,
+    decode: Callable[[int, int], Iterator[Decoded]],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Decode one share of the inputs into its own folder; what is a duplicate is known only when all are together."""
+    folder = part_folder(work, first, after)
+    with resume_state.exclusive(folder, mode=0o700):
+        journal = Journal(folder / "journal", JOURNAL_SCHEMA)
+        _write_items(config, decode(first + journal.num_rows, after), journal, folder, after - first, progress)
+        reasons = Counter(reason for table in journal.tables(["reason"]) for reason in table["reason"].to_pylist())
+    images = reasons.pop(None, 0)
+    return {"inputs": num_inputs, "inputs_of_part": after - first, "images": images, "excluded": dict(sorted(reasons.items()))}
+
+
+def _write_items(
+    config: IngestConfig,
+    items: Iterator[Decoded],
+    journal: Journal,
+    folder: Path,
+    num_inputs: int,
+    progress: Progress | None,
+    first_shard: int = 0,
+) -> None:
+    """Write the inputs that follow the journal's, their pixels into shards below `folder`."""
+    last: tuple[str, int, int] | None = None
+    for table in journal.tables(["shard", "offset", "size_bytes", "reason"]):
+        images = images_of(table)
+        if images.num_rows:
+            last = tuple(images.slice(images.num_rows - 1).select(["shard", "offset", "size_bytes"]).to_pylist()[0].values())
+    if journal.num_rows == num_inputs and last is None:
+        return
+    with ShardWriter(folder / resume_state.SHARDS, config.shard_max_bytes, first=first_shard, last=last) as shards:
+        for count, item in enumerate(items, start=journal.num_rows + 1):
+            row = item.row()
+            if item.excluded is None:
                 member = shards.add(f"{item.fields['sample_id']}.png", item.png, item.sha256)
                 row |= {"shard": member.shard, "offset": member.offset}
             journal.add(row)
@@ -278,7 +362,7 @@ def _decode_all(
 
 def _write_tables(
     config: IngestConfig,
-    source: Path,
+    source: Path | str,
     reader: DicomSource | ImageSource,
     journal: Journal,
     old: _Old,

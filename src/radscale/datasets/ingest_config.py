@@ -1,5 +1,7 @@
 """Settings of an ingest."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,6 +9,8 @@ from radscale.datasets.public import LAYOUTS, ReadersRule
 from radscale.datasets.splits import patient_split
 from radscale.errors import InputError
 
+Progress = Callable[[int, int, str], None]
+"""Called with (inputs done, inputs in all or 0 while that is not known, what)."""
 REPORT_COLUMNS = {"accession_number": "accession_number", "report": "report"}
 
 
@@ -40,7 +44,8 @@ class IngestConfig:
     image's), care_setting, time, indication, comparison, findings, impression."""
     reports: str | None = None
     """DICOM: in the place of `reports_csv` a table (.csv, .parquet, .jsonl) or a folder of text files named by accession number
-    (.txt) and of HL7 v2 messages (.hl7); relative to the archive."""
+    (.txt) and of HL7 v2 messages (.hl7); relative to the archive. Beside a PACS only this one is read, relative to the current
+    folder."""
     report_window_hours: float = 24.0
     """DICOM: a report without an accession number belongs to the patient's study that is nearest in time, within this."""
     labels_csv: str | None = None
@@ -64,6 +69,12 @@ class IngestConfig:
     """A larger file, or member of an archive, is excluded (`too_large`) before it is read."""
     worker_memory_gb: float = 4.0
     """That decoding one file may take; a file that needs more is excluded (`too_large` or `crashed`)."""
+    pacs_modalities: str = "CR,DX"
+    """PACS: of the series that are read."""
+    pacs_dates: str | None = None
+    """PACS: of the studies that are read, YYYYMMDD-YYYYMMDD; either end may be left out."""
+    pacs_retry_seconds: float = 120.0
+    """PACS: for how long a request is repeated while the server has a fault or does not answer."""
     encoding: str | None = None
     shard_max_bytes: int = 1 << 30
 
@@ -73,9 +84,13 @@ class IngestConfig:
             raise InputError(f"image_size_px is {self.image_size_px}; it must be 8 or more")
         if self.num_replicates < 1:
             raise InputError(f"num_replicates is {self.num_replicates}; it must be 1 or more")
-        for name in ("report_window_hours", "seconds_per_file", "max_file_mb", "worker_memory_gb"):
+        for name in ("report_window_hours", "seconds_per_file", "max_file_mb", "worker_memory_gb", "pacs_retry_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not re.fullmatch("[A-Z0-9_]{1,16}(,[A-Z0-9_]{1,16})*", self.pacs_modalities):
+            raise InputError(f"pacs_modalities is '{self.pacs_modalities}'; give codes of DICOM with commas, such as CR,DX")
+        if self.pacs_dates is not None and not re.fullmatch(r"\d{8}(-(\d{8})?)?|-\d{8}", self.pacs_dates):
+            raise InputError(f"pacs_dates is '{self.pacs_dates}'; give YYYYMMDD-YYYYMMDD, either end may be left out")
         kinds = ("binary", "categorical", "multiple")
         for column, kind in self.labels.items():
             if kind not in kinds:

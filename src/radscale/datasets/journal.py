@@ -35,6 +35,8 @@ class Journal:
         self._parts = self._whole_parts()
         self.num_rows = self._parts[-1][1] if self._parts else 0
         """Inputs whose rows are safe."""
+        if self.num_rows % PART_ROWS == 0:
+            self._join_last()  # a kill may have come between the last row of a part and this
 
     def _whole_parts(self) -> list[tuple[int, int, Path]]:
         """(first row, row after the last, file) without gaps; what a kill left unfinished or already joined is removed."""
@@ -68,26 +70,25 @@ class Journal:
             self._write(self.num_rows, pa.Table.from_pylist(self._rows, self.schema))
             self._rows = []
             # Parts end at fixed inputs, so that their tables do not depend on when the run was killed.
-            first = (self.num_rows - 1) // PART_ROWS * PART_ROWS
-            small = [part for part in self._parts if part[0] >= first]
-            if self.num_rows % PART_ROWS == 0 and len(small) > 1:
-                self._join(small)
+            if self.num_rows % PART_ROWS == 0:
+                self._join_last()
         self._last_commit = time.monotonic()
 
     def close(self) -> None:
         """Join what is left."""
         self.commit()
-        first = (self.num_rows - 1) // PART_ROWS * PART_ROWS
-        small = [part for part in self._parts if part[0] >= first]
-        if len(small) > 1:
-            self._join(small)
+        self._join_last()
 
-    def _join(self, parts: list[tuple[int, int, Path]]) -> None:
-        table = pa.concat_tables([pq.read_table(path) for _, _, path in parts])
-        del self._parts[-len(parts) :]
-        self._write(parts[0][0], table)
-        for _, _, path in parts:
-            path.unlink()
+    def _join_last(self) -> None:
+        """Make one file of those that hold the last `PART_ROWS` inputs, or what there is of them."""
+        first = (self.num_rows - 1) // PART_ROWS * PART_ROWS
+        parts = [part for part in self._parts if part[0] >= first]
+        if len(parts) > 1:
+            table = pa.concat_tables([pq.read_table(path) for _, _, path in parts])
+            del self._parts[-len(parts) :]
+            self._write(parts[0][0], table)
+            for _, _, path in parts:
+                path.unlink()
 
     def _write(self, first: int, table: pa.Table) -> None:
         after = first + table.num_rows

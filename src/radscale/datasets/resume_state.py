@@ -24,19 +24,25 @@ TABLES = "tables"
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, shared: bool = False, wait: bool = False, mode: int = 0o777) -> Iterator[None]:
     """Hold a folder against a second ingest; the system lets it go when the process dies.
+
+    Args:
+        folder: made if it is not there.
+        shared: others may hold it too that share it (the parts of one ingest).
+        wait: until it is free.
+        mode: of the folder where it is made.
 
     Raises:
         InputError: another ingest holds it, or it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}); choose another folder") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError:
         raise InputError(f"{folder}: another ingest is writing into it; wait until it has ended") from None
@@ -50,7 +56,6 @@ def open_work(work: Path, settings: dict[str, Any], secret_check: str) -> bool:
     Raises:
         InputError: it was begun with another key or other settings.
     """
-    work.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = read_json(work / SETTINGS)
     if found is None:
         clear(work)

@@ -194,10 +194,7 @@ class _Pool:
 
 def _serve(pipe: Connection, function: Callable[[Any], Any], memory_bytes: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
-    if memory_bytes is not None:
-        used = _data_bytes()
-        resource.setrlimit(resource.RLIMIT_DATA, (used + memory_bytes, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold a patient's pixels
+    limit_process(memory_bytes)
     pipe.send_bytes(READY)
     while True:
         try:
@@ -212,6 +209,14 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], memory_bytes: int |
             pipe.send_bytes(answer)
         except OSError:
             return
+
+
+def limit_process(memory_bytes: int | None) -> None:
+    """Of a worker: what it may allocate beyond what it has; and it leaves no core file, which would hold a patient's pixels."""
+    if memory_bytes is not None:
+        used = _data_bytes()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + memory_bytes, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _data_bytes() -> int:

@@ -134,6 +134,7 @@ class OneBar:
         self.progress = Progress(*columns, console=console, transient=True, disable=not self.live)
         self.last = 0.0
         self.first: tuple[float, int] | None = None
+        self.what = ""
 
     def __enter__(self) -> "OneBar":
         self.progress.start()
@@ -145,12 +146,17 @@ class OneBar:
         self.progress.stop()
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        self.progress.update(self.task, completed=done, total=total, description=f"{self.title} [dim]{what}")
+        if what != self.what and self.what:  # what comes next has a speed of its own
+            self.progress.reset(self.task)
+            self.first = None
+        self.what = what
+        self.progress.update(self.task, completed=done, total=total or None, description=f"{self.title} [dim]{what}")
         now = time.monotonic()
         # A resumed command does not begin at 0.
         began, before = self.first = self.first or (now, done)
         if not self.live and now - self.last > 30:
             self.last = now
             rate = (done - before) / (now - began) if now > began else 0.0
-            left = f", {_per_second(rate)}, about {(total - done) / rate:.0f} s left" if rate else ""
-            self.console.print(f"{self.title}: {done}/{total} {what}{left}", highlight=False)
+            eta = f", about {(total - done) / rate:.0f} s left" if total else ""
+            left = f", {_per_second(rate)}{eta}" if rate else ""
+            self.console.print(f"{self.title}: {done}{f'/{total}' if total else ''} {what}{left}", highlight=False)

@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dicom_makers import SECRET, make_dicom
 from dirty_archive import digests, write_archive
-from radscale.datasets import Dataset, IngestConfig, ingest, verify_dataset
+from radscale.datasets import Dataset, IngestConfig, ingest, journal, verify_dataset
 from radscale.datasets.resume_state import exclusive
 from radscale.datasets.splits import keyed_fraction
 from radscale.datasets.subsets import subset_ranks
@@ -49,8 +51,9 @@ def killed_often(archive: Path, tmp_path: Path, kills: int) -> int:
     for _ in range(kills):
         process = start(archive, out)
         time.sleep(rng.uniform(0.1, 1.0) * seconds)
-        hits += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.poll() is None:
+            hits += 1
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if (out / "dataset.json").exists() and not (out / ".ingest").exists():
             assert digests(out) == digests(tmp_path / "whole")
@@ -73,6 +76,29 @@ def test_killed_at_fifty_moments_the_dataset_is_the_same(tmp_path: Path) -> None
     write_archive(tmp_path / "archive", 400)
     (tmp_path / "archive" / "broken.dcm").write_bytes(b"nothing")
     assert killed_often(tmp_path / "archive", tmp_path, kills=50) >= 30
+
+
+def test_a_kill_between_the_last_row_of_a_part_and_its_joining_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "PART_ROWS", 8)
+    schema = pa.schema([("number", pa.int32())])
+    first = journal.Journal(tmp_path, schema)
+    joining = journal.Journal._join_last
+    monkeypatch.setattr(journal.Journal, "_join_last", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    for number in range(8):
+        first.add({"number": number})
+        if number % 4 == 3:
+            with nullcontext() if number == 3 else pytest.raises(KeyboardInterrupt):
+                first.commit()
+    assert len(first.files) == 2
+    monkeypatch.setattr(journal.Journal, "_join_last", joining)
+    again = journal.Journal(tmp_path, schema)
+    for number in range(8, 11):
+        again.add({"number": number})
+    again.close()
+    assert [table["number"].to_pylist() for table in again.tables()] == [list(range(8)), [8, 9, 10]]
+    assert sorted(tmp_path.iterdir()) == again.files
 
 
 def interrupted(archive: Path, out: Path, config: IngestConfig = CONFIG, after: int = 12, **options: Any) -> None:
