@@ -134,7 +134,8 @@ class OneBar:
         self.progress = Progress(*columns, console=console, transient=True, disable=not self.live)
         self.last = 0.0
         self.first: tuple[float, int] | None = None
-        self.what = ""
+        self.before = (0, 0)
+        """Done and total of the last call."""
 
     def __enter__(self) -> "OneBar":
         self.progress.start()
@@ -146,10 +147,10 @@ class OneBar:
         self.progress.stop()
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        if what != self.what and self.what:  # what comes next has a speed of its own
+        if done < self.before[0] or total != self.before[1]:  # something else is counted now, at a speed of its own
             self.progress.reset(self.task)
             self.first = None
-        self.what = what
+        self.before = (done, total)
         self.progress.update(self.task, completed=done, total=total or None, description=f"{self.title} [dim]{what}")
         now = time.monotonic()
         # A resumed command does not begin at 0.
@@ -157,6 +158,6 @@ class OneBar:
         if not self.live and now - self.last > 30:
             self.last = now
             rate = (done - before) / (now - began) if now > began else 0.0
-            eta = f", about {(total - done) / rate:.0f} s left" if total else ""
+            eta = f", about {(total - done) / rate:.0f} s left" if total and rate else ""
             left = f", {_per_second(rate)}{eta}" if rate else ""
             self.console.print(f"{self.title}: {done}{f'/{total}' if total else ''} {what}{left}", highlight=False)
