@@ -23,6 +23,7 @@ from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom_source import decode_dicom
 from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import PART_ROWS, Journal
+from radscale.datasets.links import write_links
 from radscale.datasets.manifest import JOURNAL_SCHEMA
 from radscale.datasets.report_matching import (
     STAGED_SCHEMA,
@@ -53,7 +54,7 @@ def cases(options: Options) -> list[Case]:
     config = IngestConfig(kind="dicom", image_size_px=size_px, min_size_px=16)
     files = _write_files(folder, shape, options.seed)
     tables = Case(
-        title=f"splits, ranks, reports and exclusions of {num_rows:,} images",
+        title=f"splits, ranks, reports, exclusions, laterals and priors of {num_rows:,} images",
         unit="table set",
         workload=lambda number: _write_rows(folder / f"tables{number}", num_rows, options.seed),
         contestants=[Contestant("radscale", "radscale", lambda: _make_tables)],
@@ -263,4 +264,6 @@ def _make_tables(rows: _Rows) -> int:
     path = rows.folder / "manifest.parquet"
     counts = write_manifest(path, config, rows.journal, None, 0, official=False, settings=settings)
     write_exclusions(rows.folder / "exclusions.parquet", rows.journal, None, 0)
+    with connect(rows.folder / "work") as database:
+        write_links(database, path, rows.folder / "links.parquet")
     return counts["images"]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,13 @@ TRIES = 2
 
 @dataclass
 class _Task:
-    number: int
-    item: Any
     worker: Any
     until: float
     """When it counts as hung."""
-    tries: int
+    number: int = -1
+    """Of the input; of a worker that starts there is none."""
+    item: Any = None
+    tries: int = 0
 
 
 class _Worker:
@@ -29,6 +31,9 @@ class _Worker:
     def __init__(self, function: Callable[[Any], Any], memory_bytes: int | None) -> None:
         self.function = function
         limit_process(memory_bytes)
+
+    def is_ready(self) -> bool:
+        return True
 
     def answer(self, item: Any) -> Any:
         return self.function(item)
@@ -61,55 +66,66 @@ def ordered_map_on_ray(
     num_workers = min(num_workers or num_cores, num_cores)
     remote = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
     source, more = enumerate(inputs), True
+    waiting: deque[tuple[int, Any, int]] = deque()  # read, or of a worker that is gone
     tasks: dict[Any, _Task] = {}
+    idle: list[Any] = []
     results: dict[int, Any] = {}
     taken = given = 0
 
-    def start() -> Any:
-        return remote.remote(function, memory_bytes)
+    def start() -> None:
+        worker = remote.remote(function, memory_bytes)
+        tasks[worker.is_ready.remote()] = _Task(worker, time.monotonic() + START_SECONDS)
 
-    def send(number: int, item: Any, worker: Any, tries: int, seconds: float) -> None:
-        tasks[worker.answer.remote(item)] = _Task(number, item, worker, time.monotonic() + seconds, tries)
-
-    idle = [(start(), seconds_per_input + START_SECONDS) for _ in range(num_workers)]
+    for _ in range(num_workers):
+        start()
     try:
         while True:
             while given in results:
                 yield results.pop(given)
                 given += 1
-            while more and idle and taken < given + WINDOW_PER_WORKER * num_workers:
-                try:
-                    number, item = next(source)
-                except StopIteration:
-                    more = False
-                    break
-                worker, seconds = idle.pop(0)
-                send(number, item, worker, 1, seconds)
-                taken += 1
-            if not tasks:
+            while idle and (waiting or (more and taken < given + WINDOW_PER_WORKER * num_workers)):
+                if not waiting:
+                    try:
+                        waiting.append((*next(source), 0))
+                    except StopIteration:
+                        more = False
+                        break
+                    taken += 1
+                number, item, tries = waiting.popleft()
+                worker = idle.pop()
+                until = time.monotonic() + seconds_per_input
+                tasks[worker.answer.remote(item)] = _Task(worker, until, number, item, tries + 1)
+            if not more and given == taken:
                 return
             done, _ = ray.wait(list(tasks), num_returns=1, timeout=POLL_SECONDS)
             for answer in done:
                 task = tasks.pop(answer)
                 try:
-                    results[task.number] = ray.get(answer)
-                    idle.append((task.worker, seconds_per_input))
+                    value = ray.get(answer)
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause if error.cause is not None else error from None
-                except ray.exceptions.RayError:
+                except ray.exceptions.RayError as error:
+                    if task.number < 0:
+                        raise RuntimeError(f"a worker of the cluster cannot start ({type(error).__name__})") from None
+                    start()
                     if task.tries < TRIES:
-                        send(task.number, task.item, start(), task.tries + 1, seconds_per_input + START_SECONDS)
+                        waiting.append((task.number, task.item, task.tries))
                     else:
                         results[task.number] = on_failure(task.item, "died")
-                        idle.append((start(), seconds_per_input + START_SECONDS))
+                    continue
+                idle.append(task.worker)
+                if task.number >= 0:
+                    results[task.number] = value
             now = time.monotonic()
             for answer, task in [(answer, task) for answer, task in tasks.items() if now > task.until]:
+                if task.number < 0:
+                    raise RuntimeError(f"a worker of the cluster did not start within {START_SECONDS:.0f} s")
                 del tasks[answer]
                 ray.kill(task.worker)
+                start()
                 results[task.number] = on_failure(task.item, "hung")
-                idle.append((start(), seconds_per_input + START_SECONDS))
     finally:
-        for worker in [task.worker for task in tasks.values()] + [worker for worker, _ in idle]:
+        for worker in [*idle, *(task.worker for task in tasks.values())]:
             ray.kill(worker)
 
 
