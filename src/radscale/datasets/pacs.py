@@ -157,7 +157,7 @@ class Pacs:
             try:
                 return ask()
             except requests.HTTPError as error:
-                status = error.response.status_code
+                status = error.response.status_code if error.response is not None else 0
                 failure = _NoAnswerError(f"the server answers with HTTP status {status}", status)
                 again = status in AGAIN
             except requests.exceptions.SSLError:
