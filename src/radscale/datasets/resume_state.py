@@ -95,6 +95,10 @@ def move_into_place(work: Path, out: Path) -> bool:
     """Move what a finished ingest made, or the rest of it; whether there was a finished one."""
     tables = read_json(work / DONE)
     if tables is None:
+        # A kill may have come when nothing was left to remove but the folder.
+        if (out / "dataset.json").exists() and work.is_dir() and not any(work.iterdir()):
+            work.rmdir()
+            return True
         return False
     if any(not (work / TABLES / name).exists() and not (out / name).exists() for name in tables):
         clear(work)  # the dataset was removed while it took its place
@@ -106,13 +110,17 @@ def move_into_place(work: Path, out: Path) -> bool:
         if (work / TABLES / name).exists():
             (work / TABLES / name).rename(out / name)
     sync_folder(out)
-    shutil.rmtree(work)
+    clear(work, keep=DONE)  # last: while it is there, a kill meanwhile is made good
+    clear(work)
+    work.rmdir()
     return True
 
 
-def clear(folder: Path) -> None:
-    """Remove what is in a folder."""
+def clear(folder: Path, keep: str = "") -> None:
+    """Remove what is in a folder, but for the file `keep`."""
     for path in folder.iterdir():
+        if path.name == keep:
+            continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
