@@ -1,10 +1,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 
 from dicom_makers import SECRET, make_dicom
 from dirty_archive import digests, write_archive
-from radscale.datasets import Dataset, IngestConfig, ingest, journal, verify_dataset
+from radscale.datasets import Dataset, IngestConfig, ingest, journal, resume_state, verify_dataset
 from radscale.datasets.resume_state import exclusive
 from radscale.datasets.splits import keyed_fraction
 from radscale.datasets.subsets import subset_ranks
@@ -289,3 +291,45 @@ def test_ranks_are_those_of_a_plain_sort_batch_after_batch() -> None:
     assert ranks[rows].tolist() == list(range(len(rows)))
     assert (ranks[[row for row in range(300) if not train[row]]] == -1).all()
     assert subset_ranks([], [], 0, 0).tolist() == []
+
+
+def test_a_kill_while_the_finished_work_is_removed_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each single removal: the same command finds the dataset whole, and so does one that adds."""
+    write_archive(tmp_path / "archive", 6)
+    expected = ingest(CONFIG, tmp_path / "archive", tmp_path / "straight", secret=SECRET)
+    removals, finish = {"left": 0}, resume_state.finish
+
+    def stop_after(remove: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: Any, **options: Any) -> None:
+            if removals["left"] == 0:
+                raise KeyboardInterrupt
+            removals["left"] -= 1
+            remove(*arguments, **options)
+
+        return counted
+
+    for number in range(20):
+        out = tmp_path / f"ds{number}"
+        with monkeypatch.context() as patch:
+
+            def finish_and_stop(work: Path, out: Path, *, patch: pytest.MonkeyPatch = patch, number: int = number) -> None:
+                removals["left"] = number
+                for owner, name in ((shutil, "rmtree"), (Path, "unlink"), (Path, "rmdir")):
+                    patch.setattr(owner, name, stop_after(getattr(owner, name)))
+                finish(work, out)
+
+            patch.setattr(resume_state, "finish", finish_and_stop)
+            try:
+                ingest(CONFIG, tmp_path / "archive", out, secret=SECRET, num_workers=0)
+                stopped = False
+            except KeyboardInterrupt:
+                stopped = True
+        if stopped:
+            again = ingest(CONFIG, tmp_path / "archive", out, secret=SECRET, num_workers=0)
+            assert again == expected
+        assert not (out / ".ingest").exists()
+        assert digests(out) == digests(tmp_path / "straight")
+        if not stopped:
+            assert number > 2  # there were moments to stop at
+            return
+    pytest.fail("it never came to its end")
