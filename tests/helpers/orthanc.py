@@ -35,6 +35,16 @@ class Orthanc:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
             return bytes(answer.read())
 
+    def shut_down(self) -> None:
+        """Until it takes no connection any more: it goes on answering for a while."""
+        self.ask("tools/shutdown", b"", "POST")
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                return
+            time.sleep(0.02)
+
     def store(self, files: Iterable[bytes]) -> None:
         for data in files:
             self.ask("instances", data)

@@ -122,7 +122,7 @@ def test_a_pacs_that_goes_away_stops_the_ingest_and_the_same_command_goes_on(
 
         def stopped(done: int, total: int, what: str) -> None:
             if what == "images" and done == 10:
-                server.ask("tools/shutdown", b"", "POST")
+                server.shut_down()
 
         with pytest.raises(InputError, match="cannot be reached"):
             ingest(CONFIG, address, out, secret=SECRET, num_workers=2, progress=stopped)
