@@ -44,13 +44,13 @@ def start(archive: Path, out: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def killed_often(archive: Path, tmp_path: Path, kills: int) -> int:
-    """How many of the kills hit a running ingest; asserts that the dataset is the same as of one that nobody killed."""
+def kill_often(archive: Path, tmp_path: Path, kills: int) -> None:
+    """Kill running ingests so many times, at random moments; the dataset is the same as of one that nobody killed."""
     began = time.monotonic()
     assert start(archive, tmp_path / "whole").wait(120) == 0
     seconds = time.monotonic() - began
     hits, rng, out = 0, random.Random(0), tmp_path / "killed"
-    for _ in range(kills):
+    while hits < kills:
         process = start(archive, out)
         time.sleep(rng.uniform(0.1, 1.0) * seconds)
         if process.poll() is None:
@@ -64,20 +64,19 @@ def killed_often(archive: Path, tmp_path: Path, kills: int) -> int:
         assert start(archive, out).wait(120) == 0
     assert digests(out) == digests(tmp_path / "whole")
     assert verify_dataset(out) == []
-    return hits
 
 
 def test_killed_at_three_moments_the_dataset_is_the_same(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive", 150)
     (tmp_path / "archive" / "broken.dcm").write_bytes(b"nothing")
-    assert killed_often(tmp_path / "archive", tmp_path, kills=3) >= 1
+    kill_often(tmp_path / "archive", tmp_path, kills=3)
 
 
 @pytest.mark.slow
 def test_killed_at_fifty_moments_the_dataset_is_the_same(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive", 400)
     (tmp_path / "archive" / "broken.dcm").write_bytes(b"nothing")
-    assert killed_often(tmp_path / "archive", tmp_path, kills=50) >= 30
+    kill_often(tmp_path / "archive", tmp_path, kills=50)
 
 
 def test_a_kill_between_the_last_row_of_a_part_and_its_joining_is_made_good(
