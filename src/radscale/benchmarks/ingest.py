@@ -23,7 +23,7 @@ from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom_source import decode_dicom
 from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import PART_ROWS, Journal
-from radscale.datasets.links import write_links
+from radscale.datasets.linking import write_links
 from radscale.datasets.manifest import JOURNAL_SCHEMA
 from radscale.datasets.report_matching import (
     STAGED_SCHEMA,

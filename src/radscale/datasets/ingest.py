@@ -36,7 +36,7 @@ from radscale.datasets.dicom_source import DicomSource
 from radscale.datasets.image_source import ImageSource, PublicSource, label_tasks
 from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.journal import Journal
-from radscale.datasets.links import write_links
+from radscale.datasets.linking import write_links
 from radscale.datasets.manifest import JOURNAL_SCHEMA, LABEL_SCHEMA, REPORTS_SCHEMA, SCHEMA_VERSION, SET_ASIDE
 from radscale.datasets.pacs import is_address
 from radscale.datasets.parts import Part, items_of_parts, part_folder

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from radscale.datasets import resume_state
 from radscale.datasets.dataset import Dataset
-from radscale.datasets.links import write_links
+from radscale.datasets.linking import write_links
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, SET_ASIDE, rank_column
 from radscale.datasets.report_matching import connect
 from radscale.datasets.subsets import subset_ranks

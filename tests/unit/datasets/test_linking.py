@@ -12,7 +12,7 @@ import pytest
 from dicom_makers import SECRET, make_dicom
 from radscale.datasets import IngestConfig, ingest
 from radscale.datasets.deidentification import Pseudonyms
-from radscale.datasets.links import write_links
+from radscale.datasets.linking import write_links
 from radscale.datasets.report_matching import connect
 
 COLUMNS = {"sample_id": pa.string(), "study_id": pa.string(), "patient_id": pa.string(), "view": pa.string()}
