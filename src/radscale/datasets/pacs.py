@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from functools import cache, partial
 from itertools import chain, islice
@@ -81,6 +81,8 @@ class Pacs:
     dates: str | None = None
     retry_seconds: float = 120.0
     max_bytes: int = 1 << 30
+    credentials: tuple[str | None, str | None, str | None] = field(default=(None, None, None), init=False, repr=False)
+    """Token, user and password as they are found when it is made: workers may have been started with another environment."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.address)
@@ -100,6 +102,7 @@ class Pacs:
             raise InputError(
                 "a PACS is read through dicomweb-client, which is not installed; pip install 'radscale[dicomweb]'"
             ) from None
+        object.__setattr__(self, "credentials", _credentials(self.address))
         # Their log lines and warnings hold addresses of patients' images.
         for name in ("dicomweb_client", "urllib3"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -143,7 +146,7 @@ class Pacs:
 
     def search(self, what: str, study: str = "", **query: Any) -> list[dict[str, Any]]:
         """One page of a QIDO-RS search for `studies`, or for the `instances` of a study."""
-        client, _ = _connect(self.address, threading.get_ident(), *map(os.environ.get, (TOKEN, USER, PASSWORD)))
+        client, _ = _connect(self.address, threading.get_ident(), *self.credentials)
         ask = client.search_for_studies if what == "studies" else partial(client.search_for_instances, study)
         answer = self._repeated(lambda: ask(**query))
         return [item for item in answer if isinstance(item, dict)]
@@ -176,7 +179,7 @@ class Pacs:
 
     def _get(self, path: str) -> bytes:
         """As `retrieve_instance` of dicomweb-client, which would parse the file and know no limit."""
-        _, session = _connect(self.address, threading.get_ident(), *map(os.environ.get, (TOKEN, USER, PASSWORD)))
+        _, session = _connect(self.address, threading.get_ident(), *self.credentials)
         url = f"{self.address.rstrip('/')}/{path}"
         with session.get(url, headers={"Accept": STORED_FILE}, stream=True, timeout=TIMEOUT_SECONDS) as response:
             response.raise_for_status()
@@ -205,6 +208,16 @@ def single_part(content_type: str, body: bytes | bytearray) -> bytes:
     if len(mark) == 2 or head < 0 or start < 0 or end < start + 4:
         raise Excluded("unreadable", "the answer of the PACS is damaged")
     return bytes(memoryview(body)[start + 4 : end])
+
+
+def _credentials(address: str) -> tuple[str | None, str | None, str | None]:
+    """Token, user, password: of the environment, else of the user's .netrc."""
+    import requests
+
+    token, user, password = map(os.environ.get, (TOKEN, USER, PASSWORD))
+    if not token and not user:
+        user, password = requests.utils.get_netrc_auth(address) or (None, None)
+    return token, user, password
 
 
 @cache
