@@ -172,7 +172,7 @@ def _ages(images: duckdb.DuckDBPyRelation) -> Counted:
         images.filter("age_years IS NOT NULL").aggregate("age_years // 10 AS decade, count(*) AS n", "decade").fetchall()
     )
     total = sum(rows.values())
-    known = [(name, told(rows.get(decade, 0))) for decade, name in enumerate(AGE_GROUPS)]
+    known = told_parts([(name, rows.get(decade, 0)) for decade, name in enumerate(AGE_GROUPS)])
     return Counted("Age at the study, images", known if total else [], total, "Ages of 90 and more are one group.")
 
 
@@ -202,9 +202,9 @@ def _labels(database: duckdb.DuckDBPyConnection, path: Path, images: duckdb.Duck
         rows = own.aggregate(query, "task").order("positive DESC, task").fetchall()
         (total,) = own.aggregate("count(DISTINCT id)").fetchall()[0]
         note = "Studies or images in which it is stated to be present."
-        tables.append(
-            Counted(f"Labels ({engine})", [(task.replace("_", " "), told(number)) for task, number in rows], total, note)
-        )
+        # Findings of one column exclude each other: the last of them would follow from the others.
+        shown = told_parts([(task.replace("_", " "), positive) for task, positive in rows])
+        tables.append(Counted(f"Labels ({engine})", shown, total, note))
     return tables
 
 

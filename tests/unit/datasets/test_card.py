@@ -70,6 +70,26 @@ def test_counts_are_those_of_pandas(folder: Path) -> None:
     assert card.inputs == len(manifest) + sum(number for _, number in card.flow)
 
 
+def test_a_small_group_of_ages_or_findings_does_not_follow_from_the_others(
+    image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Shares tell the total, so one group that is kept back alone would be told by the others."""
+    source = image_folder(60)
+    lines = (source / "metadata.csv").read_text().splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    for place, row in enumerate(rows):
+        row[3], row[4] = ("25", "rare") if place < 4 else ("45" if place % 2 else "55", "normal" if place % 2 else "common")
+    (source / "metadata.csv").write_text("\n".join([lines[0], *map(",".join, rows)]) + "\n")
+    ingest(CONFIG, source, tmp_path / "rare", secret=SECRET)
+    tables = {table.title.split(" (")[0]: dict(table.rows) for table in describe_dataset(tmp_path / "rare").counted}
+    ages = tables["Age at the study, images"]
+    assert ages["20-29"] is None
+    assert [name for name, count in ages.items() if count is None] in (["20-29", "40-49"], ["20-29", "50-59"])
+    findings = tables["Labels"]
+    assert findings["rare"] is None
+    assert sum(count is None for count in findings.values()) == 2
+
+
 def test_page_and_markdown_say_the_same(folder: Path) -> None:
     card = describe_dataset(folder, licence="see <terms>")
     page, markdown = card_html(card, {}), card_markdown(card)
