@@ -4,7 +4,7 @@ Counts below `SMALLEST_CELL` are not told: a card is made to be shown, and a gro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from radscale.datasets.dataset import Dataset
+from radscale.datasets.exclusions import REASONS
 from radscale.datasets.manifest import rank_column
+from radscale.datasets.splits import SPLITS
 
 SMALLEST_CELL = 10
 NUM_VALUES = 15
@@ -25,22 +27,6 @@ OF_IMAGES = (
     ("Scanner manufacturer", "manufacturer"),
     ("Care setting", "care_setting"),
 )
-REASONS = {
-    "unreadable": "no readable image",
-    "no_pixels": "no pixels",
-    "unsupported": "kind of image that is not read",
-    "too_small": "too small",
-    "constant_image": "one value everywhere",
-    "duplicate": "the same pixels or the same id again",
-    "missing_file": "file is missing",
-    "no_patient": "patient is not named",
-    "publisher": "the publisher says not to use it",
-    "too_large": "too large",
-    "hung": "not decoded in time",
-    "crashed": "ended the process that decoded it",
-    "outlier": "set aside: unlike all others",
-    "near_duplicate": "set aside: near duplicate",
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,6 @@ class Card:
     deidentification: list[tuple[str, str]]
     tables: dict[str, str]
     """SHA-256 by file name."""
-    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def describe_dataset(path: Path, *, licence: str = "") -> Card:
@@ -90,7 +75,7 @@ def describe_dataset(path: Path, *, licence: str = "") -> Card:
         images = database.read_parquet(str(path / "manifest.parquet"))
         counted = [_splits(images), *(_of_column(images, title, column) for title, column in OF_IMAGES)]
         counted += [_sexes(images), _ages(images), _visits(images), _subsets(dataset)]
-        counted += _labels(database, path, images)
+        counted += _labels(database, path)
         days = images.aggregate("max(study_day)").fetchall()[0][0]
     return Card(
         name=path.resolve().name,
@@ -101,7 +86,6 @@ def describe_dataset(path: Path, *, licence: str = "") -> Card:
         inputs=counts["inputs"],
         deidentification=_deidentification(dataset, counts),
         tables=dict(dataset.settings.get("tables", {})),
-        settings={"image_size_px": dataset.settings["image_size_px"]},
     )
 
 
@@ -130,10 +114,7 @@ def _totals(dataset: Dataset, counts: dict[str, Any], days: int | None) -> list[
         ("frontal images with a lateral one of the same study", f"{links['with_lateral']:,}" if links else ""),
         ("frontal images with an earlier frontal one", f"{links['with_prior']:,}" if links else ""),
         ("longest time between studies of a patient", f"{days / 365.25:.1f} years" if days else ""),
-        (
-            "pixels",
-            f"8-bit grey, shorter side {dataset.settings['image_size_px']}, longer side up to {longest}",
-        ),
+        ("pixels", f"8-bit grey, shorter side {dataset.settings['image_size_px']}, longer side up to {longest}"),
         ("bytes of images", f"{pc.sum(dataset.column('size_bytes')).as_py() / 1e9:,.2f} GB"),
     ]
     return [row for row in rows if row[1]]
@@ -152,8 +133,7 @@ def _of_column(images: duckdb.DuckDBPyRelation, title: str, column: str) -> Coun
 
 def _splits(images: duckdb.DuckDBPyRelation) -> Counted:
     rows = images.aggregate("split, count(*) AS images, count(DISTINCT patient_id) AS patients", "split").fetchall()
-    order = {"train": 0, "validation": 1, "test": 2}
-    rows = sorted(rows, key=lambda row: order.get(row[0], 3))
+    rows = sorted(rows, key=lambda row: (*SPLITS, row[0]).index(row[0]))
     note = ", ".join(f"{split}: {patients:,}" for split, _, patients in rows)
     return Counted("Split", [(split, number) for split, number, _ in rows], sum(row[1] for row in rows), f"Patients: {note}.")
 
@@ -190,7 +170,7 @@ def _subsets(dataset: Dataset) -> Counted:
     return Counted("Replicates of nested subsets", rows, dataset.num_train, note)
 
 
-def _labels(database: duckdb.DuckDBPyConnection, path: Path, images: duckdb.DuckDBPyRelation) -> list[Counted]:
+def _labels(database: duckdb.DuckDBPyConnection, path: Path) -> list[Counted]:
     """Positive statements of the labels that came with the images, by engine."""
     if not (path / "labels.parquet").exists():
         return []
@@ -226,10 +206,7 @@ def _deidentification(dataset: Dataset, counts: dict[str, Any]) -> list[tuple[st
     if counts.get("reports"):
         found = ", ".join(f"{name} {number:,}" for name, number in sorted(scrubbed.items()))
         rows.append(("reports", f"identifiers replaced by their kind: {found or 'none were found'} (option 113105)"))
-    masked = counts.get("burned_in_text")
-    rows.append(
-        ("text in pixels", "was not looked for: look at the images before they are shared" if masked is None else str(masked))
-    )
+    rows.append(("text in pixels", "was not looked for: look at the images before they are shared"))
     return rows
 
 

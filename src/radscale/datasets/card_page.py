@@ -1,6 +1,5 @@
 """The card of a dataset as one HTML file and as Markdown."""
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 
 from radscale.datasets.card import SMALLEST_CELL, Card, Counted
+from radscale.datasets.pictures import jpeg_uri
 
 TILE_PX = 150
 STYLE = """
@@ -117,9 +117,7 @@ def _sheet(images: Sequence[np.ndarray], view: str) -> str:
     for image in images:
         scale = TILE_PX / min(image.shape)
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-        uri = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
-        tiles.append(f'<img alt="{html.escape(view)} chest X-ray" src="{uri}">')
+        tiles.append(f'<img alt="{html.escape(view)} chest X-ray" src="{jpeg_uri(small)}">')
     return '<div class="tiles">\n' + "\n".join(tiles) + "\n</div>"
 
 

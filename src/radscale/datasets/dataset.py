@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.manifest import REPORTS_SCHEMA, SCHEMA_VERSION, SET_ASIDE, rank_column
 from radscale.datasets.png import decode_png
 from radscale.datasets.shards import ShardReader
@@ -189,12 +190,11 @@ class Dataset:
             InputError: naming the first file for which that does not hold.
         """
         recorded = self.settings.get("tables", {}).get("manifest.parquet")
-        with self._manifest_path.open("rb") as file:
-            if recorded is not None and hashlib.file_digest(file, "sha256").hexdigest() != recorded:
-                raise InputError(
-                    f"{self._manifest_path}: was changed after the ingest (its sha256 differs from the one in dataset.json); "
-                    "restore it, or ingest again"
-                )
+        if recorded is not None and sha256_of(self._manifest_path) != recorded:
+            raise InputError(
+                f"{self._manifest_path}: was changed after the ingest (its sha256 differs from the one in dataset.json); "
+                "restore it, or ingest again"
+            )
         codes, names = self._shards
         ends = np.zeros(len(names), dtype=np.int64)
         np.maximum.at(ends, codes[rows], self._offsets[rows] + self._sizes[rows])

@@ -1,21 +1,22 @@
 """Why an input is not in the dataset. Nothing is lost silently: every input is a row of the manifest or of the exclusions."""
 
-REASONS = (
-    "unreadable",
-    "no_pixels",
-    "unsupported",
-    "too_small",
-    "constant_image",
-    "duplicate",
-    "missing_file",
-    "no_patient",
-    "publisher",
-    "too_large",
-    "hung",
-    "crashed",
-    "outlier",
-    "near_duplicate",
-)
+REASONS = {
+    "unreadable": "no readable image",
+    "no_pixels": "no pixels",
+    "unsupported": "kind of image that is not read",
+    "too_small": "too small",
+    "constant_image": "one value everywhere",
+    "duplicate": "the same pixels or the same id again",
+    "missing_file": "file is missing",
+    "no_patient": "patient is not named",
+    "publisher": "the publisher says not to use it",
+    "too_large": "too large",
+    "hung": "not decoded in time",
+    "crashed": "ended the process that decoded it",
+    "outlier": "set aside: unlike all others",
+    "near_duplicate": "set aside: near duplicate",
+}
+"""Reason -> what it says to a person."""
 
 
 class Excluded(Exception):  # noqa: N818 - it is a verdict on one input, not an error of the run

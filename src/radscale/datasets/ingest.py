@@ -5,7 +5,6 @@ the inputs, so the result does not depend on how many workers there are, nor on 
 The steps: list the inputs, decode them into shards and a journal, then make the tables of the journal.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -33,6 +32,7 @@ from radscale.datasets.dataset_tables import (
 from radscale.datasets.decoded import Decoded, LabelRow
 from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom_source import DicomSource
+from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.image_source import ImageSource, PublicSource, label_tasks
 from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.journal import Journal
@@ -426,15 +426,10 @@ def _write_tables(
         "counts": counts,
         "config": asdict(config),
         "secret_check": pseudonyms.check,
-        "tables": {path.name: _sha256(path) for path in sorted(tables.glob("*.parquet"))},
+        "tables": {path.name: sha256_of(path) for path in sorted(tables.glob("*.parquet"))},
     }
     resume_state.write_json(tables / ARCHIVES, [*old.archives, archive])
     (tables / "dataset.json").write_text(json.dumps(settings_file, indent=1, sort_keys=True), encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_dicom_reports(

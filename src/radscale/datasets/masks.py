@@ -39,12 +39,11 @@ class MaskTable:
         if missing:
             raise InputError(f"{path.name}: no column '{missing[0]}'; found {', '.join(table.column_names)}")
         self._name, self._dataset = path.name, dataset
-        self._table = table.select(MASK_SCHEMA.names)
         self.tasks: list[str] = sorted(pc.unique(table["task"]).to_pylist())
         samples = dataset.column("sample_id").combine_chunks()
         if (aside := dataset.set_aside()) is not None:
             table = table.filter(pc.invert(pc.is_in(table["sample_id"], aside["sample_id"].combine_chunks())))
-            self._table = table.select(MASK_SCHEMA.names)
+        self._table = table.select(MASK_SCHEMA.names)
         rows = pc.index_in(table["sample_id"], value_set=samples)
         if rows.null_count:
             first = table["sample_id"].filter(pc.is_null(rows))[0]

@@ -1,9 +1,9 @@
 """A sheet of the most unlike images and of near duplicates, for the person who decides what is set aside."""
 
-import base64
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from radscale.datasets.dataset import Dataset
+from radscale.datasets.pictures import jpeg_uri
 
 TILE_PX = 160
 NUM_CURVE = 200
+GROUP_TILES = 12
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
@@ -77,10 +79,18 @@ def write_quality_page(
     shares = np.unique(np.concatenate([[0.0], np.geomspace(1 / len(scores), 0.5, NUM_CURVE)]))
     cuts = scores[order[np.minimum(np.round(shares * len(scores)).astype(int), len(scores) - 1)]]
     groups, across = _groups(table)
-    tiles = [_tile(dataset, int(row), float(scores[row])) for row in order[:num_shown]]
+    highest, shown_groups = order[:num_shown].tolist(), [rows[:GROUP_TILES] for rows in groups[:num_groups]]
+    shown = sorted({*highest, *chain.from_iterable(shown_groups)})
+    # Once for all tiles: a column of the manifest is read as a whole.
+    facts = dict(zip(shown, dataset.columns("sample_id", "patient_id", "view", "split", rows=shown).to_pylist(), strict=True))
+
+    def tile(row: int, whose: str) -> str:
+        return _tile(dataset.read_image(row), facts[row], float(scores[row]), whose)
+
+    tiles = [tile(row, facts[row]["view"]) for row in highest]
     parts = []
-    for rows in groups[:num_groups]:
-        figures = "\n".join(_tile(dataset, row, float(scores[row]), patient=True) for row in rows[:12])
+    for rows in shown_groups:
+        figures = "\n".join(tile(row, f"patient {facts[row]['patient_id']}") for row in rows)
         parts.append(f'<div class="group"><div class="tiles">\n{figures}\n</div></div>')
     found = "No two images are alike."
     if groups:
@@ -121,15 +131,11 @@ def _groups(table: pa.Table) -> tuple[list[list[int]], int]:
     return [rows.tolist() for rows in ordered], sum(bool(across[rows[0]]) for rows in groups)
 
 
-def _tile(dataset: Dataset, row: int, score: float, *, patient: bool = False) -> str:
-    image = dataset.read_image(row)
+def _tile(image: np.ndarray, facts: Mapping[str, str], score: float, whose: str) -> str:
     scale = TILE_PX / max(image.shape)
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    data = base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()).decode("ascii")
-    facts = dataset.columns("sample_id", "patient_id", "view", "split", rows=[row]).to_pylist()[0]
-    whose = f"patient {facts['patient_id']}, {facts['split']}" if patient else f"{facts['view']}, {facts['split']}"
-    caption = f"{score:.4f} {html.escape(facts['sample_id'])}<br>{html.escape(whose)}"
+    sample = html.escape(facts["sample_id"])
     return (
-        f'<figure data-score="{score:.6f}"><img alt="X-ray {html.escape(facts["sample_id"])}" '
-        f'src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure data-score="{score:.6f}"><img alt="X-ray {sample}" src="{jpeg_uri(small)}">'
+        f"<figcaption>{score:.4f} {sample}<br>{html.escape(whose)}, {facts['split']}</figcaption></figure>"
     )

@@ -4,7 +4,6 @@ An image that is set aside has its row in `set_aside.parquet` instead of the man
 still add up. Ranks close up in the order that they had: subsets stay nested, and are those of an ingest without these images.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,13 +17,12 @@ import pyarrow.parquet as pq
 
 from radscale.datasets import resume_state
 from radscale.datasets.dataset import Dataset
+from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.linking import write_links
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, SET_ASIDE, rank_column
 from radscale.datasets.report_matching import connect
 from radscale.datasets.subsets import subset_ranks
 from radscale.errors import InputError
-
-OUTLIER, NEAR_DUPLICATE = "outlier", "near_duplicate"
 
 
 def set_aside(path: Path, reasons: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def _write(path: Path, dataset: Dataset, manifest: pa.Table, aside: pa.Table) ->
             "studies": pc.count_distinct(manifest["study_id"]).as_py(),
             "links": links,
         }
-        settings["tables"] = {**settings["tables"], **{file.name: _sha256(file) for file in tables.glob("*.parquet")}}
+        settings["tables"] = {**settings["tables"], **{file.name: sha256_of(file) for file in tables.glob("*.parquet")}}
         (tables / "dataset.json").write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
     except BaseException:
         shutil.rmtree(work)
@@ -127,8 +125,3 @@ def _write(path: Path, dataset: Dataset, manifest: pa.Table, aside: pa.Table) ->
     resume_state.finish(work, path)
     counts: dict[str, Any] = settings["counts"]
     return counts
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

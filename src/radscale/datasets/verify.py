@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from radscale.datasets.dataset import Dataset
 from radscale.datasets.exclusions import REASONS
+from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.manifest import rank_column
 from radscale.datasets.shards import ShardReader
 from radscale.datasets.splits import SPLITS, split_patients
@@ -48,10 +49,8 @@ def _check_tables(dataset: Dataset) -> list[str]:
             problems.append(f"{name} is missing")
         elif name not in recorded:
             problems.append(f"{name} is not in dataset.json: the ingest did not write it")
-        else:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != recorded[name]:
-                    problems.append(f"{name} differs from its sha256 in dataset.json: it was changed after the ingest")
+        elif sha256_of(path) != recorded[name]:
+            problems.append(f"{name} differs from its sha256 in dataset.json: it was changed after the ingest")
     return problems
 
 

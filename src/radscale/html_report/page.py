@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from radscale.analysis.fit_tables import EXTRAPOLATION
 from radscale.analysis.measures import AUPRC, DICE, HAUSDORFF, Measure
 from radscale.analysis.stratification import SMALL_POSITIVES
+from radscale.datasets.pictures import jpeg_uri
 from radscale.html_report import figures
 from radscale.html_report.answer import answers, beats, better_from, interval, smallest_p, unknowns
 from radscale.html_report.held_out import held_out_rows, reversals, separation
@@ -573,8 +574,7 @@ def _sheet(item: Mapping[str, Any]) -> dict[str, Any]:
     """A sheet of X-rays, as JPEG: a page with ten PNGs of them would be mailed by nobody."""
     sheet = cv2.imread(str(item["image"]))
     assert sheet is not None  # a step of the study wrote it
-    data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-    return {**item, "uri": "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")}
+    return {**item, "uri": jpeg_uri(sheet, 85)}
 
 
 def _data_uri(path: Path) -> str:

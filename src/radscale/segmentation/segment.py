@@ -1,6 +1,5 @@
 """Segment with one frozen encoder on one dataset: features, heads of all seeds, metrics per image, summary, overlays."""
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from radscale.datasets import Dataset
+from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.masks import MaskTable
 from radscale.datasets.splits import check_patients_apart
 from radscale.errors import InputError
@@ -99,7 +99,7 @@ def run_segmentation(
         **asdict(config),
         "encoder": fingerprint,
         "images": data.fingerprint(np.concatenate([plan.train_rows, plan.test_rows])),
-        "masks": _sha256(masks),
+        "masks": sha256_of(masks),
     }
     out.mkdir(parents=True, exist_ok=True)
     kept = work or out / "work"
@@ -197,11 +197,6 @@ def name_columns(config: SegmentationConfig, encoder: Path | tuple[str, Path], e
     source = Path(encoder[1] if isinstance(encoder, tuple) else encoder)
     names = {name: getattr(config, name) for name in ("objective", "subset_size", "replicate")}
     return {"arm": config.arm or encoder_name or source.resolve().name, **names}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plan_segmentation(config: SegmentationConfig, dataset: Dataset, table: MaskTable) -> SegmentationPlan:

@@ -44,8 +44,9 @@ def start(archive: Path, out: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def kill_often(archive: Path, tmp_path: Path, kills: int) -> None:
-    """Kill running ingests so many times, at random moments; the dataset is the same as of one that nobody killed."""
+def kill_often(archive: Path, tmp_path: Path, kills: int) -> int:
+    """Kill running ingests until so many kills have hit, at random moments, and return how many did; asserts that the dataset
+    is the same as of one that nobody killed."""
     began = time.monotonic()
     assert start(archive, tmp_path / "whole").wait(120) == 0
     seconds = time.monotonic() - began
@@ -64,19 +65,20 @@ def kill_often(archive: Path, tmp_path: Path, kills: int) -> None:
         assert start(archive, out).wait(120) == 0
     assert digests(out) == digests(tmp_path / "whole")
     assert verify_dataset(out) == []
+    return hits
 
 
 def test_killed_at_three_moments_the_dataset_is_the_same(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive", 150)
     (tmp_path / "archive" / "broken.dcm").write_bytes(b"nothing")
-    kill_often(tmp_path / "archive", tmp_path, kills=3)
+    assert kill_often(tmp_path / "archive", tmp_path, kills=3) == 3
 
 
 @pytest.mark.slow
 def test_killed_at_fifty_moments_the_dataset_is_the_same(tmp_path: Path) -> None:
     write_archive(tmp_path / "archive", 400)
     (tmp_path / "archive" / "broken.dcm").write_bytes(b"nothing")
-    kill_often(tmp_path / "archive", tmp_path, kills=50)
+    assert kill_often(tmp_path / "archive", tmp_path, kills=50) == 50
 
 
 def test_a_kill_between_the_last_row_of_a_part_and_its_joining_is_made_good(

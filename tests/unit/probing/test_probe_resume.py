@@ -1,16 +1,12 @@
 """A probing run that is stopped goes on where it was, to the same bytes."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from killed_commands import kill_when
 from radscale.cli import app
 from radscale.errors import InputError
 from radscale.probing import ProbeConfig, run_probing
@@ -76,14 +72,8 @@ def test_killed_and_repeated_the_command_goes_on_to_the_same_files(encoder_folde
     straight = CliRunner().invoke(app, [*common, "--out", str(tmp_path / "straight")])
     assert straight.exit_code == 0, straight.output
     killed = [*common, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen([sys.executable, "-m", "radscale.cli", *killed], stdout=subprocess.DEVNULL)
     cache = tmp_path / "killed.partial" / "work" / "probe.features.npy"
-    deadline = time.monotonic() + 120
-    while not cache.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(killed, cache, after=0.3)
     first = cache.stat().st_mtime_ns
     assert not (tmp_path / "killed").exists()
     settings.write_text(settings.read_text().replace("100", "99"))

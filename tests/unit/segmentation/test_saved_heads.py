@@ -1,11 +1,5 @@
 """Heads that are kept: applied to other images, refused where they do not belong, and trained on after a kill."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from blob_dataset import ENCODER, write_dataset
+from killed_commands import kill_when
 from radscale.cli import app
 from radscale.datasets import Dataset
 from radscale.datasets.masks import MaskTable
@@ -114,14 +109,8 @@ def test_killed_and_repeated_the_command_goes_on_to_the_same_files(encoder_folde
     straight = CliRunner().invoke(app, [*common, "--out", str(tmp_path / "straight")])
     assert straight.exit_code == 0, straight.output
     killed = [*common, "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen([sys.executable, "-m", "radscale.cli", *killed], stdout=subprocess.DEVNULL)
     state = tmp_path / "killed.partial" / "work" / "kept-training.safetensors"
-    deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert state.exists()
+    kill_when(killed, state)
     assert not (tmp_path / "killed").exists()
     first = state.stat().st_mtime_ns
     settings.write_text(settings.read_text().replace("epochs: 20", "epochs: 21"))
