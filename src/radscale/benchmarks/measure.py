@@ -3,12 +3,15 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+Tally = Mapping[str, tuple[int, int]]
+"""What was counted of a result: name -> (how many, of how many)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Case:
     rounds: int
     difference: Callable[[Any, Any], float] | None = None
     """How far a result is from ours."""
+    tally: Callable[[Any, Any], Tally] | None = None
+    """Workload and result -> what is counted, added up over the rounds."""
     total_units: int | None = None
     """Of the whole job, where contestants run a part of it and their totals are extrapolated."""
     warm_up: bool = True
@@ -64,6 +69,7 @@ class Row:
     ratio: float = float("nan")
     """Median over rounds of its time by ours."""
     difference: float | None = None
+    tally: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,12 @@ def compare(case: Case, progress: Callable[[int, int, str], None] | None = None)
             for contestant, result in zip(present, results, strict=True):
                 row, value = rows[contestant.name], case.difference(results[0], result)
                 row.difference = value if row.difference is None else max(value, row.difference)
+        if case.tally is not None:
+            for contestant, result in zip(present, results, strict=True):
+                tally = rows[contestant.name].tally
+                for name, (number_of, total) in case.tally(data, result).items():
+                    before = tally.get(name, (0, 0))
+                    tally[name] = (before[0] + number_of, before[1] + total)
     ours = rows[present[0].name].seconds
     for row in rows.values():
         row.ratio = median(theirs / mine for theirs, mine in zip(row.seconds, ours, strict=True))

@@ -27,6 +27,10 @@ def rows(result: Result) -> list[tuple[str, ...]]:
 def notes(result: Result) -> list[str]:
     """What a reader needs beside the numbers."""
     lines = [f"{name} is not installed: pip install {package}" for name, package in result.missing.items()]
+    for row in result.rows:
+        if row.tally:
+            shares = (f"{name} {of / max(total, 1):.1%} of {total:,}" for name, (of, total) in row.tally.items())
+            lines.append(f"{row.name}: {', '.join(shares)}")
     return [*filter(None, [result.note]), f"peak memory of the process: {result.peak_memory_gb:.2f} GB", *lines]
 
 

@@ -19,7 +19,7 @@ def bench(
     repeat: Annotated[int | None, typer.Option(min=1, help="Rounds.  [default: by part]", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the made data.")] = 0,
     dataset: Annotated[
-        Path | None, typer.Option(help="loader: read your own.  [default: made images]", show_default=False)
+        Path | None, typer.Option(help="loader, text: read your own.  [default: made images]", show_default=False)
     ] = None,
 ) -> None:
     """Our speed beside peers', side by side in one run. Peers that are not installed are named and left out."""

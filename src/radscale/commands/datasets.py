@@ -79,6 +79,9 @@ def ingest(
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help="local, or ray: decode on the cluster of RAY_ADDRESS.")] = "local",
+    require_review: Annotated[
+        bool, typer.Option("--require-review", help="Not to be used before a person has looked at it: see `radscale review`.")
+    ] = False,
     secret: Annotated[
         Path | None, typer.Option(help="Key of the pseudonyms.  \\[default: OUT.secret]", show_default=False)
     ] = None,
@@ -88,8 +91,8 @@ def ingest(
     """Turn an archive into a de-identified dataset: manifest, shards, splits, nested subsets. Loses nothing silently.
 
     Kill it at any moment and run it again: it goes on where it was. Every file that is not in the dataset is a row of
-    exclusions.parquet with its reason. A PACS asks for RADSCALE_PACS_USER and RADSCALE_PACS_PASSWORD, or RADSCALE_PACS_TOKEN,
-    of the environment, or ~/.netrc.
+    exclusions.parquet with its reason. Text in the pixels, and heads in lateral views, are painted over. A PACS asks for
+    RADSCALE_PACS_USER and RADSCALE_PACS_PASSWORD, or RADSCALE_PACS_TOKEN, of the environment, or ~/.netrc.
     """
     from radscale.datasets import IngestConfig, Part, load_or_create_secret
     from radscale.datasets import ingest as run_ingest
@@ -105,6 +108,7 @@ def ingest(
         "reports": reports,
         "pacs_modalities": modalities,
         "pacs_dates": dates,
+        "require_review": require_review or None,
     }
     settings = make_settings(IngestConfig, given, config)
     key_file = secret or out.with_name(out.name + ".secret")
@@ -219,6 +223,36 @@ def outliers(
         partial.rename(out)
         print_facts(facts)
         console.print(f"look at it: {out}/outliers.html", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def review(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="New folder for review.html.", show_default=False)] = None,
+    images: Annotated[int, typer.Option(min=1, help="Drawn at random; a fifth as many of each further kind on top.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    decisions: Annotated[
+        Path | None, typer.Option(help="What the reviewer decided: decisions.csv of that page.", show_default=False)
+    ] = None,
+    reviewer: Annotated[str, typer.Option(help="Who it was, for the record.")] = "",
+) -> None:
+    """Look for what still shows who a patient is: a sheet of images first, then the reviewer's decisions.
+
+    Marked images are set aside. What was seen bounds what was not: of 300 images without a mark, at most 1 % of all show it.
+    """
+    from radscale.datasets.review import record_review, write_review
+
+    if (out is None) == (decisions is None):
+        raise InputError("give one of --out (to make the sheet) and --decisions (to take over what was decided)")
+    if decisions is not None:
+        print_facts(record_review(dataset, decisions, reviewer=reviewer))
+        return
+    assert out is not None
+    partial = new_folder(out)
+    facts = write_review(dataset, partial, num_images=images, seed=seed)
+    partial.rename(out)
+    print_facts(facts)
+    console.print(f"look at it: {out}/review.html", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -23,6 +23,7 @@ NUM_VALUES = 15
 AGE_GROUPS = ("0-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70-79", "80-89", "90 and older")
 OF_IMAGES = (
     ("View", "view"),
+    ("Who says the view", "view_source"),
     ("View position", "view_position"),
     ("Scanner manufacturer", "manufacturer"),
     ("Care setting", "care_setting"),
@@ -69,11 +70,11 @@ def describe_dataset(path: Path, *, licence: str = "") -> Card:
         InputError: no dataset there, or a damaged one.
     """
     dataset = Dataset(path)
-    counts = dataset.settings["counts"]
+    counts, known = dataset.settings["counts"], set(dataset.column_names)
     with duckdb.connect() as database:
         database.execute("SET enable_progress_bar = false")
         images = database.read_parquet(str(path / "manifest.parquet"))
-        counted = [_splits(images), *(_of_column(images, title, column) for title, column in OF_IMAGES)]
+        counted = [_splits(images), *(_of_column(images, title, column) for title, column in OF_IMAGES if column in known)]
         counted += [_sexes(images), _ages(images), _visits(images), _subsets(dataset)]
         counted += _labels(database, path)
         days = images.aggregate("max(study_day)").fetchall()[0][0]
@@ -206,8 +207,26 @@ def _deidentification(dataset: Dataset, counts: dict[str, Any]) -> list[tuple[st
     if counts.get("reports"):
         found = ", ".join(f"{name} {number:,}" for name, number in sorted(scrubbed.items()))
         rows.append(("reports", f"identifiers replaced by their kind: {found or 'none were found'} (option 113105)"))
-    rows.append(("text in pixels", "was not looked for: look at the images before they are shared"))
+    rows += _pixels(dataset, counts)
     return rows
+
+
+def _pixels(dataset: Dataset, counts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was painted over in the images, and who has looked at them."""
+    config, boxes, total = dataset.settings["config"], counts.get("white_boxes", {}), len(dataset)
+    text, faces = "was not looked for: look at the images before they are shared", "were not looked for"
+    if config.get("burned_in_text") == "mask":
+        places = f"; places of known devices in {boxes['place']:,}" if boxes.get("place") else ""
+        text = f"white boxes in {boxes.get('text', 0):,} of {total:,} images{places} (option 113101; what it finds is measured)"
+    if config.get("faces") == "mask":
+        faces = f"white boxes in {boxes.get('face', 0):,} lateral images; images of a skull or face left out (option 113102)"
+    seen = "by nobody since files were added last"
+    if (review := dataset.review) is not None:
+        seen = (
+            f"{review['seen']:,} images by {review['reviewer']} on {review['date']}, {review['rejected']:,} rejected: at most "
+            f"{review['at_most']:.2%} of the others show who the patient is (95 %)"
+        )
+    return [("text in pixels", text), ("faces", faces), ("reviewed", seen)]
 
 
 def contact_sheet_rows(dataset: Dataset, number: int, seed: int = 0) -> dict[str, np.ndarray]:

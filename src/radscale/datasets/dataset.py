@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from radscale.datasets.file_hash import sha256_of
@@ -15,6 +16,9 @@ from radscale.datasets.manifest import REPORTS_SCHEMA, SCHEMA_VERSION, SET_ASIDE
 from radscale.datasets.png import decode_png
 from radscale.datasets.shards import ShardReader
 from radscale.errors import InputError
+
+REVIEW = "review.json"
+"""What a reviewer has said of a dataset, see `review.record_review`."""
 
 
 class Dataset:
@@ -209,6 +213,30 @@ class Dataset:
                         f"{name}: {what}; {count:,} of the {len(rows):,} images asked for are in it. "
                         "Restore the shard or ingest again"
                     )
+
+    @property
+    def num_ingests(self) -> int:
+        """How often files were added, the first time included."""
+        return 1 + (pc.max(self.column("batch")).as_py() or 0 if "batch" in self.column_names else 0)
+
+    @cached_property
+    def review(self) -> dict[str, Any] | None:
+        """What a reviewer has said of all that is in it; None if nobody has, or not of what was added since."""
+        path = self.path / REVIEW
+        review: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return review if review is not None and review["num_ingests"] >= self.num_ingests else None
+
+    def check_reviewed(self) -> None:
+        """Before images are put to use.
+
+        Raises:
+            InputError: the dataset was made with `require_review`, and nobody has looked at it since files were added.
+        """
+        if self.settings.get("config", {}).get("require_review") and self.review is None:
+            raise InputError(
+                f"{self.path}: must be looked at by a person before it is used (require_review); "
+                f"make the sheet with `radscale review {self.path} --out NEW_FOLDER`"
+            )
 
     def sizes_px(self) -> tuple[np.ndarray, np.ndarray]:
         """Heights and widths of all images, (rows,) each."""

@@ -3,6 +3,7 @@
 Tables are read and written a part at a time; what is held of every image is some 50 bytes.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> int
     with pq.ParquetWriter(path, schema) as writer:
         for part in parts:
             if part.num_rows:
+                for field in schema:
+                    if field.name not in part.column_names:  # of a dataset that an older radscale made
+                        part = part.append_column(field, pa.nulls(part.num_rows, field.type))
                 writer.write_table(part.select(schema.names).cast(schema))
                 count += part.num_rows
     return count
@@ -118,6 +122,21 @@ def write_manifest(
 
     count = write_parts(path, rows(), manifest_schema(config.num_replicates))
     return {"images": count, "patients": len(names), "studies": pc.count_distinct(columns["study_id"]).as_py()}
+
+
+def count_pixels(manifest: Path) -> dict[str, dict[str, int]]:
+    """What the pixels said: `views` counts images by who says the view, `white_boxes` those with a white box of each kind."""
+    views: Counter[str] = Counter()
+    boxes: Counter[str] = Counter()
+    with pq.ParquetFile(manifest) as file:
+        if not {"view_source", "white_boxes"} <= set(file.schema_arrow.names):
+            return {}
+        for batch in file.iter_batches(columns=["view_source", "white_boxes"]):
+            views.update({pair["values"] or "tag": pair["counts"] for pair in batch["view_source"].value_counts().to_pylist()})
+            lists = batch["white_boxes"]
+            rows, kinds = pc.list_parent_indices(lists), pc.struct_field(pc.list_flatten(lists), "kind")
+            boxes.update(pa.table({"row": rows, "kind": kinds}).group_by(["row", "kind"]).aggregate([])["kind"].to_pylist())
+    return {"views": dict(sorted(views.items())), "white_boxes": dict(sorted(boxes.items()))}
 
 
 def _all_columns(journal: Journal, old: Path | None, batch: int) -> pa.Table:

@@ -72,6 +72,10 @@ class DicomImage:
     sex: str | None
     age_years: int | None
     manufacturer: str | None
+    model: str
+    """Manufacturer's Model Name: only to know where the device writes."""
+    body_part: str
+    """Body Part Examined."""
     names: tuple[str, ...]
     """Names and numbers of the patient, only to be scrubbed from the report."""
 
@@ -301,6 +305,8 @@ def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | N
         sex=text("PatientSex") if text("PatientSex") in ("M", "F", "O") else None,
         age_years=parse_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
         manufacturer=text("Manufacturer") or None,
+        model=text("ManufacturerModelName"),
+        body_part=text("BodyPartExamined"),
         names=_names(header),
     )
 

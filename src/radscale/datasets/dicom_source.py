@@ -21,12 +21,14 @@ from radscale.datasets.decoded import CARE_SETTINGS, Decoded, LabelRow, label_ro
 from radscale.datasets.deidentification import Pseudonyms, parse_date, parse_second
 from radscale.datasets.dicom import read_dicom
 from radscale.datasets.exclusions import Excluded
-from radscale.datasets.files import prepare_pixels
+from radscale.datasets.files import fill_padding, prepare_pixels
 from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.pacs import Pacs, PacsListing
 from radscale.datasets.public import LAYOUTS, layout_hint
 from radscale.datasets.report_files import ReportFile, open_reports
 from radscale.datasets.tables import read_csv
+from radscale.datasets.view_classifier import decide_view
+from radscale.datasets.white_boxes import boxes_to_paint, face_is_the_subject, paint
 from radscale.errors import InputError
 
 INPUTS = "inputs.jsonl"
@@ -151,6 +153,8 @@ def decode_dicom(
             image = read_dicom(data, voi=config.voi)
         if not image.patient_id:
             raise Excluded("no_patient", "no Patient ID (0010,0020): the image cannot be put into a split")
+        if config.faces == "mask" and face_is_the_subject(image.body_part):
+            raise Excluded("face", "an image of a skull or a face, by Body Part Examined (0018,0015)")
         pixels = prepare_pixels(
             image.pixels,
             image.valid,
@@ -158,23 +162,35 @@ def decode_dicom(
             min_size_px=config.min_size_px,
             pixel_aspect=image.pixel_aspect,
         )
+        view, view_source = decide_view(pixels, image.view, config.default_view, config.view_from_pixels)
+        boxes = boxes_to_paint(
+            fill_padding(image.pixels, image.valid),
+            text=config.burned_in_text == "mask",
+            places=config.device_places,
+            manufacturer=image.manufacturer,
+            model=image.model,
+            face=config.faces == "mask" and view == "lateral",
+        )
     except Excluded as verdict:
         return Decoded.verdict(item.source, verdict)
     except MemoryError:
         return Decoded.verdict(item.source, Excluded("too_large", "it needs more memory than a worker may take"))
+    painted = paint(pixels, boxes)
     item.encode(pixels)
     item.fields = {
         "sample_id": pseudonyms("sample", image.sop_uid or entry.name),
         "study_id": pseudonyms("study", image.study_uid or entry.name),
         "patient_id": pseudonyms("patient", image.patient_id),
         "accession_id": pseudonyms("accession", image.accession_number) if image.accession_number else None,
-        "view": config.default_view if image.view == "unknown" else image.view,
+        "view": view,
+        "view_source": view_source,
         "view_position": image.view_position,
         "shifted_day": pseudonyms.shifted(image.patient_id, parse_date(image.study_date)),
         "study_second": parse_second(image.study_time),
         "sex": image.sex,
         "age_years": image.age_years,
         "manufacturer": image.manufacturer,
+        "white_boxes": [box._asdict() for box in painted],
         "names": list(image.names),
     }
     return item

@@ -9,12 +9,14 @@ REASONS = {
     "duplicate": "the same pixels or the same id again",
     "missing_file": "file is missing",
     "no_patient": "patient is not named",
+    "face": "image of a skull or a face",
     "publisher": "the publisher says not to use it",
     "too_large": "too large",
     "hung": "not decoded in time",
     "crashed": "ended the process that decoded it",
     "outlier": "set aside: unlike all others",
     "near_duplicate": "set aside: near duplicate",
+    "review": "set aside: a reviewer rejected it",
 }
 """Reason -> what it says to a person."""
 

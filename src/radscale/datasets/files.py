@@ -81,8 +81,7 @@ def prepare_pixels(
         raise Excluded("too_small", f"{width} x {height} px, the least is {min_size_px}")
     if max(tall, width) > MAX_SIDE_RATIO * min(tall, width):
         raise Excluded("unsupported", f"{width} x {height} px: one side is more than {MAX_SIDE_RATIO} times the other")
-    if valid is not None:
-        pixels = np.where(valid, pixels, pixels[valid].min())
+    pixels = fill_padding(pixels, valid)
     # Before the resize: its rounding would make a flat image look like a very noisy one.
     if pixels.min() == pixels.max():
         raise Excluded("constant_image", "all pixels have one value")
@@ -94,6 +93,11 @@ def prepare_pixels(
     if image is None:
         raise Excluded("constant_image", "all pixels have one value")
     return image
+
+
+def fill_padding(pixels: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """(H, W) with the lowest value of the image where there is none."""
+    return pixels if valid is None else np.where(valid, pixels, pixels[valid].min())
 
 
 def files_below(folder: Path) -> list[str]:

@@ -16,13 +16,15 @@ from radscale.datasets.deidentification import Pseudonyms
 from radscale.datasets.dicom import DicomImage, read_dicom
 from radscale.datasets.dicom_source import failed
 from radscale.datasets.exclusions import Excluded
-from radscale.datasets.files import prepare_pixels
+from radscale.datasets.files import fill_padding, prepare_pixels
 from radscale.datasets.images import ImageEntry, image_entries, read_image_file
 from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.labels import slug
 from radscale.datasets.public import LAYOUTS, PublicFolder, PublicImage, PublicOptions, detect_layout, layout_hint
 from radscale.datasets.report_scrubbing import scrub_report
 from radscale.datasets.tables import read_csv
+from radscale.datasets.view_classifier import decide_view
+from radscale.datasets.white_boxes import boxes_to_paint, face_is_the_subject, paint
 from radscale.errors import InputError
 
 TABLE_DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -185,30 +187,46 @@ def decode_image(folder: Path, config: IngestConfig, pseudonyms: Pseudonyms, ent
         if not patient:
             raise Excluded("no_patient", "no patient id in its row: the image cannot be put into a split")
         pixels = header.pixels if header else read_image_file(folder / entry.path)
+        if header and config.faces == "mask" and face_is_the_subject(header.body_part):
+            raise Excluded("face", "an image of a skull or a face, by Body Part Examined (0018,0015)")
+        valid = header.valid if header else None
         prepared = prepare_pixels(
             pixels,
-            header.valid if header else None,
+            valid,
             size_px=config.image_size_px,
             min_size_px=config.min_size_px,
             pixel_aspect=header.pixel_aspect if header else 1.0,
+        )
+        tag = header.view if header and entry.view == "unknown" else entry.view
+        view, view_source = decide_view(prepared, tag, config.default_view, config.view_from_pixels)
+        manufacturer = entry.manufacturer or (header.manufacturer if header else None)
+        boxes = boxes_to_paint(
+            fill_padding(pixels, valid),
+            text=config.burned_in_text == "mask",
+            places=config.device_places,
+            manufacturer=manufacturer,
+            model=header.model if header else "",
+            face=config.faces == "mask" and view == "lateral",
         )
     except Excluded as verdict:
         return Decoded.verdict(item.source, verdict)
     except MemoryError:
         return Decoded.verdict(item.source, Excluded("too_large", "it needs more memory than a worker may take"))
+    painted = paint(prepared, boxes)
     item.encode(prepared)
-    view = header.view if header and entry.view == "unknown" else entry.view
     item.fields = {
         "entry_number": entry.number,
         "sample_id": pseudonyms("sample", entry.path),
         "study_id": pseudonyms("study", entry.study),
         "patient_id": pseudonyms("patient", patient),
-        "view": config.default_view if view == "unknown" else view,
+        "view": view,
+        "view_source": view_source,
         "view_position": entry.view_position or (header.view_position if header else ""),
         "shifted_day": pseudonyms.shifted(patient, entry.study_day),
         "sex": entry.sex or (header.sex if header else None),
         "age_years": header.age_years if header and entry.age_years is None else entry.age_years,
-        "manufacturer": entry.manufacturer or (header.manufacturer if header else None),
+        "manufacturer": manufacturer,
+        "white_boxes": [box._asdict() for box in painted],
         "care_setting": entry.care_setting if entry.care_setting in CARE_SETTINGS else None,
         "part": entry.part,
         "masks": [{"task": task, "png": _mask_png(draw(pixels.shape), item.size)} for task, draw in entry.masks.items()],

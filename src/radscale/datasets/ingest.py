@@ -21,6 +21,7 @@ from radscale.datasets import report_matching, resume_state
 from radscale.datasets.compact_set import CompactSet
 from radscale.datasets.dataset_tables import (
     RETRIED,
+    count_pixels,
     images_of,
     old_parts,
     write_exclusions,
@@ -52,6 +53,9 @@ FIXED = (
     "kind",
     "image_size_px",
     "voi",
+    "burned_in_text",
+    "faces",
+    "require_review",
     "split_seed",
     "train_fraction",
     "validation_fraction",
@@ -59,6 +63,8 @@ FIXED = (
     "num_replicates",
 )
 """Settings that a dataset has one value of: who adds to it must use the same."""
+OF_OLDER = {"burned_in_text": "keep", "faces": "keep", "require_review": False}
+"""Those that an older radscale did not have yet, and what it did."""
 OF_TABLES = (
     *("train_fraction", "validation_fraction", "test_fraction", "split_seed", "num_replicates", "official_split"),
     *("reports_csv", "reports", "report_columns", "report_window_hours", "labels_csv", "labels_engine", "labels"),
@@ -240,7 +246,7 @@ def _open_old(config: IngestConfig, out: Path, pseudonyms: Pseudonyms, add: bool
     if config.layout is not None:
         raise InputError(f"{out}: a published set (layout {config.layout}) is ingested whole; files cannot be added to it")
     for name in FIXED:
-        given, held = getattr(config, name), settings["config"].get(name)
+        given, held = getattr(config, name), settings["config"].get(name, OF_OLDER.get(name))
         if given != held:
             raise InputError(f"{name} is {given}, but {out} was made with {held}; add with the same value")
     return _Old(out, settings, archives)
@@ -414,6 +420,7 @@ def _write_tables(
         "patients": counts["patients"],
         "studies": counts["studies"],
         "links": links,
+        **count_pixels(tables / "manifest.parquet"),
         **report_counts,
         "table_encoding": reader.encoding,
         "not_read": not_read,

@@ -7,6 +7,8 @@ from typing import Literal
 
 from radscale.datasets.public import LAYOUTS, ReadersRule
 from radscale.datasets.splits import patient_split
+from radscale.datasets.view_classifier import FromPixels
+from radscale.datasets.white_boxes import DevicePlaces, Treatment
 from radscale.errors import InputError
 
 Progress = Callable[[int, int, str], None]
@@ -61,8 +63,20 @@ class IngestConfig:
     """Images: label columns and their kind: "binary" (1, 0, blank), "categorical" (one value), or "multiple" ("a|b")."""
     default_view: Literal["frontal", "lateral", "unknown"] = "unknown"
     """View of images whose table or header does not say it, where the owner knows."""
+    view_from_pixels: FromPixels = "absent"
+    """Where the pixels decide the view. "absent": of images whose table or header does not say it; a view that they contradict
+    is kept and counted. "wrong": they overrule that one too. "never" (docs/views.md)."""
     voi: Literal["none", "window"] = "none"
     """DICOM: "window" applies the header's VOI LUT, or else its first window (PS3.3 C.11.2), before the range is scaled."""
+    burned_in_text: Treatment | None = None
+    """Text in the pixels: "mask" paints white boxes over it, "keep" does not look for it. None: mask, but keep where `layout`
+    is given: its publisher has looked already, and results are compared on its images as they come (docs/burned_in_text.md)."""
+    faces: Treatment | None = None
+    """Heads in lateral views: "mask" paints a white box down to the neck, and excludes images of a skull or face (`face`)."""
+    device_places: tuple[DevicePlaces, ...] = ()
+    """DICOM: where devices of the archive write, painted over whatever is found there, if `burned_in_text` is "mask"."""
+    require_review: bool = False
+    """The dataset is not trained on or evaluated before a person has looked at a sample of it (`radscale review`)."""
     seconds_per_file: float = 120.0
     """A file that takes a worker longer is excluded (`hung`)."""
     max_file_mb: int = 1024
@@ -79,6 +93,9 @@ class IngestConfig:
     shard_max_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
+        for name in ("burned_in_text", "faces"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, "mask" if self.layout is None else "keep")
         patient_split("", self.split_seed, self.train_fraction, self.validation_fraction, self.test_fraction)
         if self.image_size_px < 8:
             raise InputError(f"image_size_px is {self.image_size_px}; it must be 8 or more")

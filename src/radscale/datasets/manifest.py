@@ -4,6 +4,9 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
+WHITE_BOX = pa.struct([("kind", pa.string()), *((name, pa.int32()) for name in ("left", "top", "width", "height"))])
+"""What was painted over, in pixels of the dataset's image."""
+
 MANIFEST_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -28,6 +31,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("accession_id", pa.string()),
         ("shifted_day", pa.int32()),
         ("study_second", pa.int32()),
+        ("view_source", pa.string()),
+        ("white_boxes", pa.list_(WHITE_BOX)),
     ]
 )
 

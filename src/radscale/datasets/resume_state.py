@@ -65,6 +65,7 @@ def open_work(work: Path, settings: dict[str, Any], secret_check: str) -> bool:
             f"{work.parent}: an ingest with another secret was interrupted here; give the key that it was begun with, or "
             "remove the folder to start anew"
         )
+    settings = json.loads(json.dumps(settings))  # tuples have become lists there
     changed = sorted(key for key in settings if settings[key] != found["settings"].get(key))
     if changed:
         raise InputError(

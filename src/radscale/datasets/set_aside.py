@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from radscale.datasets import resume_state
 from radscale.datasets.dataset import Dataset
+from radscale.datasets.dataset_tables import count_pixels
 from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.linking import write_links
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, SET_ASIDE, rank_column
@@ -116,6 +117,7 @@ def _write(path: Path, dataset: Dataset, manifest: pa.Table, aside: pa.Table) ->
             "patients": pc.count_distinct(manifest["patient_id"]).as_py(),
             "studies": pc.count_distinct(manifest["study_id"]).as_py(),
             "links": links,
+            **count_pixels(tables / "manifest.parquet"),
         }
         settings["tables"] = {**settings["tables"], **{file.name: sha256_of(file) for file in tables.glob("*.parquet")}}
         (tables / "dataset.json").write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")

@@ -100,6 +100,7 @@ def run_pretraining(
     if config.batch_size % ranks.world_size:
         raise InputError(f"batch_size {config.batch_size} does not divide among {ranks.world_size} devices; take a multiple")
     data = Dataset(dataset)
+    data.check_reviewed()
     rows = data.select(split="train") if config.subset_size is None else data.subset_rows(config.subset_size, config.replicate)
     loop = config.loop
     with SubsetImages(

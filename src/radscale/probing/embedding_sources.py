@@ -118,7 +118,9 @@ def open_source(images: Path, split: str | None = None) -> ImageSource:
         raise InputError(f"{images}: no such file or folder; give a folder, a dataset, a list of paths or an image")
     source: ImageSource
     if (images / "dataset.json").is_file():
-        source = DatasetSource(Dataset(images), split)
+        dataset = Dataset(images)
+        dataset.check_reviewed()
+        source = DatasetSource(dataset, split)
         if not source.ids:
             raise InputError(f"{images}: no images in split '{split}'; leave --split out or choose another")
         return source

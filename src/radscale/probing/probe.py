@@ -79,6 +79,7 @@ def run_probing(
     """
     run_device = choose_device(device)
     data = Dataset(dataset)
+    data.check_reviewed()
     plans, excluded = plan_task_sets(config, data, read_label_table(labels))
     if on_plan is not None:
         on_plan(plans, excluded)

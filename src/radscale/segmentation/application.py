@@ -64,6 +64,7 @@ def apply_heads(
     saved = read_heads(heads)
     config = saved.settings(config)
     data = Dataset(dataset)
+    data.check_reviewed()
     table = MaskTable(masks, data) if masks is not None else None
     tasks = list(config.tasks or ())
     rows = data.select(split=None if split == "all" else split, view=config.views)

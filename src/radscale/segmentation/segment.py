@@ -88,6 +88,7 @@ def run_segmentation(
     """
     run_device = choose_device(device)
     data = Dataset(dataset)
+    data.check_reviewed()
     table = MaskTable(masks, data)
     plan = plan_segmentation(config, data, table)
     model = open_encoder(encoder, run_device)

@@ -123,7 +123,8 @@ def test_the_command_writes_all_three_and_names_nobody(folder: Path, tmp_path: P
     files = {item["@id"]: item for item in described["distribution"]}
     assert files["manifest.parquet"]["sha256"] == Dataset(folder).settings["tables"]["manifest.parquet"]
     columns = {name for item in described["recordSet"] for name in (field["@id"] for field in item["field"])}
-    assert {f"manifest/{name}" for name in Dataset(folder).column_names} <= columns
+    flat = [name for name in Dataset(folder).column_names if name != "white_boxes"]  # Croissant 1.0 has no type for nested ones
+    assert {f"manifest/{name}" for name in flat} <= columns
 
 
 def test_croissant_is_valid(folder: Path, tmp_path: Path) -> None:
