@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from radscale.commands.shared import ConfigOption, WorkersOption, console, make_settings, new_folder, print_facts, show_progress
+from radscale.commands.shared import (
+    ConfigOption,
+    WorkersOption,
+    console,
+    make_settings,
+    new_folder,
+    print_facts,
+    print_rows,
+    show_progress,
+)
 from radscale.errors import InputError
 
 app = typer.Typer()
@@ -196,7 +205,7 @@ def outliers(
     set_aside_duplicates: Annotated[
         bool, typer.Option("--set-aside-duplicates", help="Take out all of a group of near duplicates but its first image.")
     ] = False,
-    put_back: Annotated[bool, typer.Option("--put-back", help="Take back all that was set aside.")] = False,
+    put_back: Annotated[bool, typer.Option("--put-back", help="Take back what was set aside as such.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Which images look unlike all others, and which are one image under two names; take them out, or back.
@@ -211,7 +220,9 @@ def outliers(
     if quality is None and (set_aside_above is not None or set_aside_duplicates):
         raise InputError("--set-aside-above and --set-aside-duplicates need --quality FILE: assess first, look, then decide")
     if put_back:
-        print_facts(run.put_back(dataset))
+        from radscale.datasets.set_aside import put_back as take_back
+
+        print_facts(take_back(dataset, run.REASONS))
     elif quality is not None:
         print_facts(run.set_aside_by(dataset, quality, above=set_aside_above, duplicates=set_aside_duplicates))
     else:
@@ -223,6 +234,31 @@ def outliers(
         partial.rename(out)
         print_facts(facts)
         console.print(f"look at it: {out}/outliers.html", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def select(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be set aside, by manufacturer.")] = False,
+    put_back: Annotated[bool, typer.Option("--put-back", help="Take back every selection.")] = False,
+) -> None:
+    """Keep one image of each view per visit, as the paper does: originals with complete tags first; the others are set aside.
+
+    A preference and never a filter: every visit keeps an image of each view that it had. Repeat it after --add: what was chosen
+    before stays. Shards are not rewritten, and nothing is lost.
+    """
+    from radscale.datasets import selection
+
+    if put_back:
+        if dry_run:
+            raise InputError("give one of --dry-run and --put-back")
+        print_facts(selection.deselect(dataset))
+        return
+    facts = selection.select(dataset, dry_run=dry_run)
+    rows = facts.pop("manufacturers")
+    print_facts(facts)
+    if rows:
+        print_rows("images of a known view, by manufacturer", rows)
 
 
 @app.command()

@@ -72,6 +72,8 @@ class DicomImage:
     sex: str | None
     age_years: int | None
     manufacturer: str | None
+    image_type: str | None
+    """ORIGINAL or DERIVED, and PRIMARY or SECONDARY, with a slash; None if the header says neither."""
     model: str
     """Manufacturer's Model Name: only to know where the device writes."""
     body_part: str
@@ -305,10 +307,20 @@ def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | N
         sex=text("PatientSex") if text("PatientSex") in ("M", "F", "O") else None,
         age_years=parse_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
         manufacturer=text("Manufacturer") or None,
+        image_type=_image_type(header),
         model=text("ManufacturerModelName"),
         body_part=text("BodyPartExamined"),
         names=_names(header),
     )
+
+
+def _image_type(header: DicomDataset) -> str | None:
+    """Values 1 and 2 of Image Type (0008,0008), whose words the standard names (PS3.3 C.7.6.1.1.2); the others are free."""
+    values = header.get("ImageType")
+    words = [str(value).strip().upper() for value in (values if isinstance(values, MultiValue) else [values])[:2]]
+    closed = (("ORIGINAL", "DERIVED"), ("PRIMARY", "SECONDARY"))
+    known = [word for word, allowed in zip(words, closed, strict=False) if word in allowed]
+    return "/".join(known) or None
 
 
 def _coded_view(header: DicomDataset) -> str:

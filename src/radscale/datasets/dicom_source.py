@@ -190,6 +190,7 @@ def decode_dicom(
         "sex": image.sex,
         "age_years": image.age_years,
         "manufacturer": image.manufacturer,
+        "image_type": image.image_type,
         "white_boxes": [box._asdict() for box in painted],
         "names": list(image.names),
     }

@@ -14,6 +14,7 @@ REASONS = {
     "too_large": "too large",
     "hung": "not decoded in time",
     "crashed": "ended the process that decoded it",
+    "not_selected": "set aside: another image of its kind and visit was chosen",
     "outlier": "set aside: unlike all others",
     "near_duplicate": "set aside: near duplicate",
     "review": "set aside: a reviewer rejected it",

@@ -226,6 +226,7 @@ def decode_image(folder: Path, config: IngestConfig, pseudonyms: Pseudonyms, ent
         "sex": entry.sex or (header.sex if header else None),
         "age_years": header.age_years if header and entry.age_years is None else entry.age_years,
         "manufacturer": manufacturer,
+        "image_type": header.image_type if header else None,
         "white_boxes": [box._asdict() for box in painted],
         "care_setting": entry.care_setting if entry.care_setting in CARE_SETTINGS else None,
         "part": entry.part,

@@ -32,6 +32,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("shifted_day", pa.int32()),
         ("study_second", pa.int32()),
         ("view_source", pa.string()),
+        ("image_type", pa.string()),
         ("white_boxes", pa.list_(WHITE_BOX)),
     ]
 )

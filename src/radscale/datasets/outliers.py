@@ -12,10 +12,13 @@ import pyarrow.parquet as pq
 from radscale.datasets.dataset import Dataset
 from radscale.datasets.quality import QualityConfig, assess, read_quality
 from radscale.datasets.quality_page import write_quality_page
-from radscale.datasets.set_aside import put_back, set_aside
+from radscale.datasets.set_aside import set_aside
 from radscale.errors import InputError
 
-__all__ = ["QualityConfig", "find_outliers", "put_back", "set_aside_by"]
+__all__ = ["REASONS", "QualityConfig", "find_outliers", "set_aside_by"]
+
+REASONS = ("outlier", "near_duplicate")
+"""For which images are set aside here."""
 
 
 def find_outliers(

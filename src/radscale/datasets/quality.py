@@ -170,7 +170,7 @@ def assess(
         return part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-6)
 
     scores, done = np.empty(count, np.float32), 0
-    for rows, candidates in _by_view(dataset.words("view")[0], config.neighbours):
+    for rows, candidates in _by_view(*dataset.words("view"), config.neighbours):
         drawn = np.random.default_rng(config.seed).permutation(candidates)[: config.num_reference]
         reference = features(drawn)
         place = np.full(count, -1, np.int64)
@@ -200,13 +200,15 @@ def assess(
     )
 
 
-def _by_view(views: np.ndarray, neighbours: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _by_view(codes: np.ndarray, words: list[str], neighbours: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows that are compared, and with which: with those of their view, or with all where their view has too few.
 
-    Else lateral images, the minority, would be strange for being lateral.
+    Else lateral images, the minority, would be strange for being lateral. Images of unknown view are compared with all: what is
+    no chest X-ray gathers there, and would be at home among its like.
     """
-    parts = [np.flatnonzero(views == view) for view in np.unique(views)]
-    return [(rows, rows if len(rows) > neighbours + 1 else np.arange(len(views))) for rows in parts]
+    everything = np.arange(len(codes))
+    parts = [(np.flatnonzero(codes == code), code >= 0 and words[code] != "unknown") for code in np.unique(codes)]
+    return [(rows, rows if known and len(rows) > neighbours + 1 else everything) for rows, known in parts]
 
 
 def group_numbers(pairs: np.ndarray, count: int) -> np.ndarray:

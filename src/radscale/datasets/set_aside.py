@@ -6,7 +6,7 @@ still add up. Ranks close up in the order that they had: subsets stay nested, an
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +55,19 @@ def set_aside(path: Path, reasons: Mapping[str, tuple[str, str]]) -> dict[str, A
         return _write(path, dataset, kept, pa.concat_tables([aside, moved.select(aside.column_names)]))
 
 
-def put_back(path: Path) -> dict[str, Any]:
-    """Undo every `set_aside`; returns the new counts.
+def put_back(path: Path, reasons: Collection[str]) -> dict[str, Any]:
+    """Undo every `set_aside` for these reasons; returns the new counts.
 
     Raises:
-        InputError: nothing is set aside, or an ingest is writing.
+        InputError: nothing is set aside for them, or an ingest is writing.
     """
     with resume_state.exclusive(path):
         dataset, manifest, aside = _open(path)
-        if not aside.num_rows:
-            raise InputError(f"{path}: no image is set aside; there is nothing to put back")
-        return _write(path, dataset, pa.concat_tables([manifest, aside.select(manifest.column_names)]), aside.slice(0, 0))
+        chosen = pc.is_in(aside["reason"], pa.array(reasons, pa.string()))
+        back, rest = aside.filter(chosen), aside.filter(pc.invert(chosen))
+        if not back.num_rows:
+            raise InputError(f"{path}: no image is set aside for {' or '.join(sorted(reasons))}; there is nothing to put back")
+        return _write(path, dataset, pa.concat_tables([manifest, back.select(manifest.column_names)]), rest)
 
 
 def _open(path: Path) -> tuple[Dataset, pa.Table, pa.Table]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,12 @@ from radscale.datasets.set_aside import put_back, set_aside
 from radscale.errors import InputError
 
 CONFIG = IngestConfig(
-    kind="images", image_size_px=32, columns={"image": "image_path", "patient": "patient_id"}, labels={"finding": "categorical"}
+    kind="images",
+    image_size_px=32,
+    columns={"image": "image_path", "patient": "patient_id"},
+    labels={"finding": "categorical"},
+    view_from_pixels="never",  # these are no X-rays
+    burned_in_text="keep",
 )
 
 
@@ -94,7 +100,8 @@ def test_a_strange_image_has_the_highest_score_and_copies_are_found(tmp_path: Pa
         cv2.imwrite(str(tmp_path / "images" / name), image)
         rows.append(f"{name},{name}")
     (tmp_path / "images" / "t.csv").write_text("\n".join(rows) + "\n")
-    config = IngestConfig(kind="images", table="t.csv", image_size_px=64, columns={"image": "file", "patient": "patient"})
+    columns = {"image": "file", "patient": "patient"}
+    config = replace(CONFIG, table="t.csv", image_size_px=64, columns=columns, labels={})
     ingest(config, tmp_path / "images", tmp_path / "ds", secret=SECRET)
     dataset = Dataset(tmp_path / "ds")
     found = assess(dataset, QualityConfig(neighbours=5), tmp_path).to_pydict()
@@ -148,13 +155,13 @@ def test_put_back_it_is_as_it_was(folder: Path) -> None:
     set_aside(folder, {samples[0]: ("outlier", "a")})
     set_aside(folder, {samples[9]: ("near_duplicate", "b"), samples[2]: ("outlier", "c")})
     assert pq.read_table(folder / "set_aside.parquet")["detail"].to_pylist() == ["a", "c", "b"]
-    put_back(folder)
+    put_back(folder, ("outlier", "near_duplicate"))
     after = tables(folder)
     assert after.pop("set_aside.parquet").num_rows == 0
     assert {name: table.to_pylist() for name, table in after.items()} == {name: t.to_pylist() for name, t in before.items()}
     assert verify_dataset(folder) == []
     with pytest.raises(InputError, match="no image is set aside"):
-        put_back(folder)
+        put_back(folder, ("outlier", "near_duplicate"))
 
 
 def test_what_is_set_aside_does_not_come_back_with_new_files(image_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -187,13 +194,16 @@ def test_lateral_images_are_compared_with_lateral_ones() -> None:
     rng = np.random.default_rng(0)
     frontal, lateral = rng.normal([5, 0, 0], 0.1, (100, 3)), rng.normal([0, 5, 0], 0.1, (30, 3))
     vectors = np.concatenate([frontal, lateral]).astype(np.float32)
-    parts = _by_view(np.repeat([0, 1], [100, 30]), neighbours=20)
+    views = ["frontal", "lateral"]
+    parts = _by_view(np.repeat([0, 1], [100, 30]), views, neighbours=20)
     assert [(rows.tolist(), candidates.tolist()) for rows, candidates in parts] == [
         (list(range(100)), list(range(100))),
         (list(range(100, 130)), list(range(100, 130))),
     ]
-    few = _by_view(np.repeat([0, 1], [100, 30]), neighbours=40)
+    few = _by_view(np.repeat([0, 1], [100, 30]), views, neighbours=40)
     assert len(few[1][1]) == len(vectors)
+    unknown = _by_view(np.repeat([0, 1, -1], [90, 30, 10]), ["unknown", "lateral"], neighbours=20)
+    assert [len(candidates) for _, candidates in unknown] == [130, 130, 30]
 
 
 def test_the_command_assesses_sets_aside_and_puts_back(folder: Path, tmp_path: Path) -> None:
