@@ -55,7 +55,7 @@ def cases(options: Options) -> list[Case]:
     config = IngestConfig(kind="dicom", image_size_px=size_px, min_size_px=16, burned_in_text="keep", faces="keep")
     files = _write_files(folder, shape, options.seed)
     tables = Case(
-        title=f"splits, ranks, reports, exclusions, laterals and priors of {num_rows:,} images",
+        title=f"splits, stratified ranks, reports, exclusions, laterals and priors of {num_rows:,} images",
         unit="table set",
         workload=lambda number: _write_rows(folder / f"tables{number}", num_rows, options.seed),
         contestants=[Contestant("radscale", "radscale", lambda: _make_tables)],
@@ -229,6 +229,9 @@ def _write_rows(folder: Path, num_rows: int, seed: int) -> _Rows:
             "sha256": pc.binary_repeat(_hashes(np.arange(start, start + count), 6), 3),
             "reason": pa.array(np.where(excluded, "duplicate", ""), mask=~excluded),
             "view": pa.array(["frontal"] * count),
+            "sex": pa.array(rng.choice(["F", "M"], count)),
+            "age_years": pa.array(rng.integers(0, 91, count).astype(np.int32)),
+            "manufacturer": pa.array(rng.choice([f"MAKER {number}" for number in range(19)], count)),
             "shard": pa.array([f"shards/{start // PART_ROWS:06d}.tar"] * count),
             "offset": pa.array(np.arange(count) * 140_000),
             "size_bytes": pa.array(np.full(count, 139_000)),
@@ -256,7 +259,7 @@ def _hashes(numbers: np.ndarray, kind: int) -> pa.Array:
 
 def _make_tables(rows: _Rows) -> int:
     """All that an ingest does after the last image, except scrubbing the texts of the reports, which is the workers' work."""
-    config = IngestConfig(kind="dicom")
+    config = IngestConfig(kind="dicom", stratify_by=["sex", "view", "age", "manufacturer"])
     with connect(rows.folder) as database:
         view_images(database, rows.journal)
         match_reports(database, rows.folder / "reports", config.report_window_hours, None, None)

@@ -73,6 +73,13 @@ def ingest(
             show_default=False,
         ),
     ] = None,
+    stratify_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Subsets hold the same shares of these, with commas: sex, view, age, manufacturer.  \\[default: none]",
+            show_default=False,
+        ),
+    ] = None,
     modalities: Annotated[
         str | None, typer.Option(help="PACS: of the series to read.  \\[default: CR,DX]", show_default=False)
     ] = None,
@@ -115,6 +122,7 @@ def ingest(
         "table": table,
         "labels": pairs or None,
         "reports": reports,
+        "stratify_by": [name.strip() for name in stratify_by.split(",")] if stratify_by is not None else None,
         "pacs_modalities": modalities,
         "pacs_dates": dates,
         "require_review": require_review or None,

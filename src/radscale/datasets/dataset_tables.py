@@ -16,7 +16,7 @@ from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import Journal, write_durably
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, MASK_SCHEMA, OFFICIAL_SPLITS_SCHEMA, manifest_schema, rank_column
 from radscale.datasets.splits import SPLITS, split_patients
-from radscale.datasets.subsets import patient_codes, ranks_of_codes
+from radscale.datasets.subsets import STRATA, patient_codes, ranks_of_codes, strata_of
 
 RETRIED = ("unreadable", "missing_file", "hung", "crashed")
 """Exclusions that a later ingest tries again: a file may have been still on its way, or a machine short of memory."""
@@ -73,7 +73,7 @@ def write_manifest(
     Returns:
         Counts: images, patients, studies.
     """
-    columns = _all_columns(journal, old, batch)
+    columns = _all_columns(journal, old, batch, [STRATA[name] for name in config.stratify_by])
     names, codes = patient_codes(columns["patient_id"])
     days = columns["shifted_day"].to_numpy()  # float with NaN where any is missing
     first = np.full(len(names), np.inf)
@@ -86,10 +86,12 @@ def write_manifest(
     splits = np.array([SPLITS.index(by_patient[name]) for name in names], dtype=np.int8)[codes]
     batches = columns["batch"].to_numpy()
     is_train = splits == SPLITS.index("train")
-    ranks = {
-        rank_column(replicate): ranks_of_codes(names, codes, is_train, config.split_seed, replicate, batches).astype(np.int32)
-        for replicate in range(config.num_replicates)
-    }
+    strata = strata_of(config.stratify_by, columns.column)
+
+    def ranks_of(replicate: int) -> np.ndarray:
+        return ranks_of_codes(names, codes, is_train, config.split_seed, replicate, batches, strata).astype(np.int32)
+
+    ranks = {rank_column(replicate): ranks_of(replicate) for replicate in range(config.num_replicates)}
 
     def rows() -> Iterator[pa.Table]:
         start = 0
@@ -139,13 +141,13 @@ def count_pixels(manifest: Path) -> dict[str, dict[str, int]]:
     return {"views": dict(sorted(views.items())), "white_boxes": dict(sorted(boxes.items()))}
 
 
-def _all_columns(journal: Journal, old: Path | None, batch: int) -> pa.Table:
-    names = ["patient_id", "study_id", "shifted_day", "part", "batch"]
+def _all_columns(journal: Journal, old: Path | None, batch: int, others: list[str]) -> pa.Table:
+    names = ["patient_id", "study_id", "shifted_day", "part", "batch", *others]
     parts = []
     if old is not None:
         table = pq.read_table(old, columns=[name for name in names if name != "part"])
         parts.append(table.append_column("part", pa.nulls(table.num_rows, pa.string())).select(names))
-    for table in journal.tables(["patient_id", "study_id", "shifted_day", "part", "reason"]):
+    for table in journal.tables([*(name for name in names if name != "batch"), "reason"]):
         images = images_of(table)
         parts.append(images.append_column("batch", pa.array(np.full(images.num_rows, batch, np.int32))).select(names))
     return pa.concat_tables(parts)

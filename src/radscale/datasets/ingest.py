@@ -61,12 +61,21 @@ FIXED = (
     "validation_fraction",
     "test_fraction",
     "num_replicates",
+    "stratify_by",
 )
 """Settings that a dataset has one value of: who adds to it must use the same."""
-OF_OLDER = {"burned_in_text": "keep", "faces": "keep", "require_review": False}
+OF_OLDER = {"burned_in_text": "keep", "faces": "keep", "require_review": False, "stratify_by": []}
 """Those that an older radscale did not have yet, and what it did."""
 OF_TABLES = (
-    *("train_fraction", "validation_fraction", "test_fraction", "split_seed", "num_replicates", "official_split"),
+    *(
+        "train_fraction",
+        "validation_fraction",
+        "test_fraction",
+        "split_seed",
+        "num_replicates",
+        "official_split",
+        "stratify_by",
+    ),
     *("reports_csv", "reports", "report_columns", "report_window_hours", "labels_csv", "labels_engine", "labels"),
     *("seconds_per_file", "worker_memory_gb", "pacs_retry_seconds"),
 )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from radscale.datasets.public import LAYOUTS, ReadersRule
 from radscale.datasets.splits import patient_split
+from radscale.datasets.subsets import STRATA
 from radscale.datasets.view_classifier import FromPixels
 from radscale.datasets.white_boxes import DevicePlaces, Treatment
 from radscale.errors import InputError
@@ -37,6 +38,9 @@ class IngestConfig:
     validation_fraction: float = 0.1
     test_fraction: float = 0.1
     split_seed: int = 0
+    stratify_by: list[str] = field(default_factory=list)
+    """Of sex, view, age, manufacturer: every subset holds the shares of these that all training images have, to about one
+    patient of each group. A patient counts where the first image does; ages by decade."""
     num_replicates: int = 3
     """How many random orders of the training images: subsets of different replicates are drawn independently."""
     reports_csv: str | None = "reports.csv"
@@ -99,6 +103,9 @@ class IngestConfig:
         patient_split("", self.split_seed, self.train_fraction, self.validation_fraction, self.test_fraction)
         if self.image_size_px < 8:
             raise InputError(f"image_size_px is {self.image_size_px}; it must be 8 or more")
+        if set(self.stratify_by) - set(STRATA) or len(set(self.stratify_by)) < len(self.stratify_by):
+            said = ", ".join(self.stratify_by)
+            raise InputError(f"stratify_by is {said}; give any of {', '.join(STRATA)}, each once")
         if self.num_replicates < 1:
             raise InputError(f"num_replicates is {self.num_replicates}; it must be 1 or more")
         for name in ("report_window_hours", "seconds_per_file", "max_file_mb", "worker_memory_gb", "pacs_retry_seconds"):

@@ -1,7 +1,7 @@
 """Take images out of a dataset after its ingest, and put them back: tables change, shards do not.
 
 An image that is set aside has its row in `set_aside.parquet` instead of the manifest, and one in the exclusions, so that inputs
-still add up. Ranks close up in the order that they had: subsets stay nested, and are those of an ingest without these images.
+still add up. Ranks are those of an ingest without these images: subsets stay nested.
 """
 
 import json
@@ -22,7 +22,7 @@ from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.linking import write_links
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, SET_ASIDE, rank_column
 from radscale.datasets.report_matching import connect
-from radscale.datasets.subsets import subset_ranks
+from radscale.datasets.subsets import strata_of, subset_ranks
 from radscale.errors import InputError
 
 
@@ -85,6 +85,7 @@ def _write(path: Path, dataset: Dataset, manifest: pa.Table, aside: pa.Table) ->
     """Make the tables anew in a work folder, and move them into the dataset when they are whole."""
     # In the order of the ingests, and of the images in each: that of the ranks of one patient's images.
     manifest = manifest.sort_by([("shard", "ascending"), ("offset", "ascending")])
+    strata = strata_of(dataset.settings["config"].get("stratify_by", []), manifest.column)
     for replicate in range(dataset.num_replicates):
         name = rank_column(replicate)
         ranks = subset_ranks(
@@ -93,6 +94,7 @@ def _write(path: Path, dataset: Dataset, manifest: pa.Table, aside: pa.Table) ->
             dataset.settings["config"]["split_seed"],
             replicate,
             np.asarray(manifest["batch"]),
+            strata,
         ).astype(np.int32)
         place = manifest.schema.get_field_index(name)
         manifest = manifest.set_column(place, manifest.schema.field(name), pa.array(ranks, mask=ranks < 0))

@@ -17,7 +17,7 @@ from radscale.datasets.file_hash import sha256_of
 from radscale.datasets.manifest import rank_column
 from radscale.datasets.shards import ShardReader
 from radscale.datasets.splits import SPLITS, split_patients
-from radscale.datasets.subsets import subset_ranks
+from radscale.datasets.subsets import STRATA, strata_of, subset_ranks
 from radscale.errors import InputError
 
 ROWS_AT_ONCE = 8192
@@ -100,12 +100,16 @@ def _check_ranks(dataset: Dataset) -> list[str]:
     is_train = np.asarray(pc.equal(dataset.column("split"), "train"))
     patients, seed = dataset.column("patient_id"), dataset.settings.get("config", {}).get("split_seed")
     batches = np.asarray(dataset.column("batch")) if "batch" in dataset.column_names else None
+    stratify_by = dataset.settings.get("config", {}).get("stratify_by", [])
+    if not set(stratify_by) <= set(STRATA):
+        return [f"dataset.json: stratify_by holds other things than {', '.join(STRATA)}: ranks cannot be checked"]
+    strata = strata_of(stratify_by, dataset.column)
     for replicate in range(dataset.num_replicates):
         ranks = dataset.column(rank_column(replicate)).fill_null(-1).to_numpy()
         whole = np.array_equal(np.sort(ranks[is_train]), np.arange(is_train.sum()))
         if not whole or (ranks[~is_train] >= 0).any():
             problems.append(f"{rank_column(replicate)} does not order exactly the training images")
-        elif seed is not None and not np.array_equal(ranks, subset_ranks(patients, is_train, seed, replicate, batches)):
+        elif seed is not None and not np.array_equal(ranks, subset_ranks(patients, is_train, seed, replicate, batches, strata)):
             problems.append(f"{rank_column(replicate)} is not the order that the keyed hash gives")
     return problems
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
+import cv2
+
 from radscale.errors import InputError
 
 Failure = Literal["died", "hung"]
@@ -195,6 +197,7 @@ class _Pool:
 def _serve(pipe: Connection, function: Callable[[Any], Any], memory_bytes: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     limit_process(memory_bytes)
+    cv2.setNumThreads(1)  # there are as many workers as cores
     pipe.send_bytes(READY)
     while True:
         try:

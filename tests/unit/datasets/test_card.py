@@ -113,7 +113,8 @@ def test_the_command_writes_all_three_and_names_nobody(folder: Path, tmp_path: P
     run("bare")
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "card").iterdir())
     assert {path.name for path in (tmp_path / "card").iterdir()} == {"card.html", "card.md", "croissant.json"}
-    assert (tmp_path / "card" / "card.html").read_text(encoding="utf-8").count("<img") == 5
+    views = set(Dataset(folder).column("view").to_pylist())
+    assert (tmp_path / "card" / "card.html").read_text(encoding="utf-8").count("<img") == 5 * len(views)
     for column in ("sample_id", "patient_id", "study_id"):
         assert not any(value in text for value in Dataset(folder).column(column).to_pylist())
     assert "Müller" not in text
