@@ -20,7 +20,18 @@ from radscale.analysis.bootstrap import TaskScores
 from radscale.analysis.resampling import identity_keys
 from radscale.errors import InputError
 
-TEXT_COLUMNS = ("arm", "task", "sample_id", "patient_id", "study_id", "sex", "manufacturer", "care_setting")
+TEXT_COLUMNS = (
+    "arm",
+    "task",
+    "sample_id",
+    "patient_id",
+    "study_id",
+    "sex",
+    "manufacturer",
+    "care_setting",
+    "ethnicity",
+    "department",
+)
 """Read as text: `007` is not 7."""
 KEY_COLUMNS = ("sample_id", "patient_id", "task", "target", "seed")
 NOT_ARMS = {

@@ -21,6 +21,7 @@ AGE_BOUNDS = (20, 30, 40, 50, 60, 70, 80, 90)
 SMALL_POSITIVES = 20
 """A stratum with fewer positives per task cannot carry a comparison: it is flagged, and shown all the same."""
 UNKNOWN = "unknown"
+NAMED_STRATA = ("sex", "manufacturer", "care_setting", "ethnicity")
 
 
 def age_group(age_years: float | None) -> str | None:
@@ -193,12 +194,8 @@ def _difference_to_rest(inside: ArmReplicates, rest: ArmReplicates, arm: str) ->
 
 
 def strata_of(metadata: Mapping[str, Sequence[object]]) -> dict[str, list[str]]:
-    """Stratum of each sample for sex, age group, manufacturer and care setting, from manifest columns; "" if unknown."""
+    """Stratum of each sample for sex, age group, manufacturer, care setting and ethnicity, from those manifest columns that are
+    given; "" if unknown."""
     ages = ["" if age is None else age_group(float(str(age))) or "" for age in metadata["age_years"]]
-    named = {key: ["" if v is None else str(v) for v in metadata[key]] for key in ("sex", "manufacturer", "care_setting")}
-    return {
-        "sex": named["sex"],
-        "age_group": ages,
-        "manufacturer": named["manufacturer"],
-        "care_setting": named["care_setting"],
-    }
+    named = {key: ["" if value is None else str(value) for value in metadata[key]] for key in NAMED_STRATA if key in metadata}
+    return {"sex": named.pop("sex"), "age_group": ages, **named}

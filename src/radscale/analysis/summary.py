@@ -28,7 +28,7 @@ from radscale.analysis.records import IMAGE_MEASURES, read_predictions, read_seg
 from radscale.analysis.resampling import identity_keys
 from radscale.analysis.results_table import AVERAGE, Curve
 from radscale.analysis.scaling_law import ScalingLawFit, fit_scaling_law
-from radscale.analysis.stratification import UNKNOWN, strata_of, stratify
+from radscale.analysis.stratification import NAMED_STRATA, UNKNOWN, strata_of, stratify
 from radscale.errors import InputError
 from radscale.metrics import average_precision, roc_auc
 
@@ -441,7 +441,8 @@ def _subgroups(
 ) -> Iterator[dict[str, Any]]:
     """Open weights and the largest size of each arm, within each stratum."""
     path = manifest / "manifest.parquet" if manifest.is_dir() else manifest
-    columns = ["sample_id", "sex", "age_years", "manufacturer", "care_setting"]
+    known = set(pq.read_schema(path).names)  # a manifest of an older radscale has no ethnicity
+    columns = [name for name in ("sample_id", "age_years", *NAMED_STRATA) if name in known]
     metadata = pq.read_table(path, columns=columns).to_pydict()
     row_of = {sample: row for row, sample in enumerate(metadata["sample_id"])}
     strata = strata_of(metadata)

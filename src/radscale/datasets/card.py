@@ -3,7 +3,7 @@
 Counts below `SMALLEST_CELL` are not told: a card is made to be shown, and a group of three people may be known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ OF_IMAGES = (
     ("View position", "view_position"),
     ("Scanner manufacturer", "manufacturer"),
     ("Care setting", "care_setting"),
+    ("Ethnicity", "ethnicity"),
+    ("Department", "department"),
 )
 
 
@@ -75,7 +77,7 @@ def describe_dataset(path: Path, *, licence: str = "") -> Card:
         database.execute("SET enable_progress_bar = false")
         images = database.read_parquet(str(path / "manifest.parquet"))
         counted = [_splits(images), *(_of_column(images, title, column) for title, column in OF_IMAGES if column in known)]
-        counted += [_sexes(images), _ages(images), _visits(images), _subsets(dataset)]
+        counted += [_sexes(images), _ages(images), _years(counts.get("years", {})), _visits(images), _subsets(dataset)]
         counted += _labels(database, path)
         days = images.aggregate("max(study_day)").fetchall()[0][0]
     return Card(
@@ -155,6 +157,17 @@ def _ages(images: duckdb.DuckDBPyRelation) -> Counted:
     total = sum(rows.values())
     known = told_parts([(name, rows.get(decade, 0)) for decade, name in enumerate(AGE_GROUPS)])
     return Counted("Age at the study, images", known if total else [], total, "Ages of 90 and more are one group.")
+
+
+def _years(years: Mapping[str, int]) -> Counted:
+    rows = told_parts([(year, years.get(year, 0)) for year in map(str, range(*_span(years)))])
+    return Counted(
+        "Year of the study, studies", rows, sum(years.values()), "True years, counted by the ingest; no table holds them."
+    )
+
+
+def _span(years: Mapping[str, int]) -> tuple[int, int]:
+    return (min(map(int, years)), max(map(int, years)) + 1) if years else (0, 0)
 
 
 def _visits(images: duckdb.DuckDBPyRelation) -> Counted:

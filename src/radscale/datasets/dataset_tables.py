@@ -141,6 +141,23 @@ def count_pixels(manifest: Path) -> dict[str, dict[str, int]]:
     return {"views": dict(sorted(views.items())), "white_boxes": dict(sorted(boxes.items()))}
 
 
+def count_years(journal: Journal, before: Mapping[str, int]) -> dict[str, int]:
+    """Studies by their true year, which no table holds.
+
+    Args:
+        journal: of this ingest.
+        before: counts of the ingests before.
+    """
+    parts = [
+        images_of(table).select(["study_id", "study_year"]) for table in journal.tables(["study_id", "study_year", "reason"])
+    ]
+    studies = pa.concat_tables(parts).group_by("study_id").aggregate([("study_year", "min")])
+    years = Counter({int(year): count for year, count in before.items()})
+    for pair in pc.drop_null(studies["study_year_min"]).value_counts().to_pylist():
+        years[pair["values"]] += pair["counts"]
+    return {str(year): count for year, count in sorted(years.items())}
+
+
 def _all_columns(journal: Journal, old: Path | None, batch: int, others: list[str]) -> pa.Table:
     names = ["patient_id", "study_id", "shifted_day", "part", "batch", *others]
     parts = []

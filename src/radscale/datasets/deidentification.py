@@ -15,6 +15,7 @@ from radscale.errors import InputError
 PSEUDONYM_HEX = 20
 SECRET_BYTES = 32
 FIRST_YEAR = 1895
+FIRST_MOVED_YEAR = 2100
 
 
 def load_or_create_secret(path: Path) -> bytes:
@@ -93,6 +94,13 @@ def parse_date(value: str) -> int | None:
         return date(year, month, day).toordinal() if year >= FIRST_YEAR else None
     except ValueError:
         return None
+
+
+def year_of(value: str) -> int | None:
+    """True year of a date that `parse_date` reads; None from 2100 on, whither publishers move dates."""
+    day = parse_date(value)
+    year = None if day is None else date.fromordinal(day).year
+    return year if year is not None and year < FIRST_MOVED_YEAR else None
 
 
 def parse_second(value: str) -> int | None:

@@ -74,6 +74,10 @@ class DicomImage:
     manufacturer: str | None
     image_type: str | None
     """ORIGINAL or DERIVED, and PRIMARY or SECONDARY, with a slash; None if the header says neither."""
+    ethnicity: str
+    """Ethnic Group, in the hospital's words."""
+    department: str
+    """Requesting Service, else Institutional Department Name, in the hospital's words."""
     model: str
     """Manufacturer's Model Name: only to know where the device writes."""
     body_part: str
@@ -290,7 +294,7 @@ def _number(header: DicomDataset, keyword: str, default: float) -> float:
 
 
 def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | None) -> DicomImage:
-    text = partial(_text, header)
+    text, names = partial(_text, header), _names(header)
     position = normalise_view_position(text("ViewPosition")) or _coded_view(header)
     return DicomImage(
         pixels=pixels,
@@ -306,12 +310,19 @@ def _with_fields(header: DicomDataset, pixels: np.ndarray, valid: np.ndarray | N
         view=view_of(position),
         sex=text("PatientSex") if text("PatientSex") in ("M", "F", "O") else None,
         age_years=parse_age(text("PatientAge"), text("PatientBirthDate"), text("StudyDate")),
-        manufacturer=text("Manufacturer") or None,
+        manufacturer=_unless_named(text("Manufacturer"), names),
         image_type=_image_type(header),
+        ethnicity=text("EthnicGroup"),
+        department=text("RequestingService") or text("InstitutionalDepartmentName"),
         model=text("ManufacturerModelName"),
         body_part=text("BodyPartExamined"),
-        names=_names(header),
+        names=names,
     )
+
+
+def _unless_named(value: str, names: tuple[str, ...]) -> str | None:
+    """A free text that is kept as it is, unless the patient's name or number stands in it."""
+    return value if value and not any(name.lower() in value.lower() for name in names) else None
 
 
 def _image_type(header: DicomDataset) -> str | None:

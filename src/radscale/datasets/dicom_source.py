@@ -17,13 +17,14 @@ from radscale.datasets.archive_files import (
     read_listing,
     write_listing,
 )
-from radscale.datasets.decoded import CARE_SETTINGS, Decoded, LabelRow, label_row
-from radscale.datasets.deidentification import Pseudonyms, parse_date, parse_second
+from radscale.datasets.decoded import Decoded, LabelRow, label_row
+from radscale.datasets.deidentification import Pseudonyms, parse_date, parse_second, year_of
 from radscale.datasets.dicom import read_dicom
 from radscale.datasets.exclusions import Excluded
 from radscale.datasets.files import fill_padding, prepare_pixels
 from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.pacs import Pacs, PacsListing
+from radscale.datasets.patient_groups import known_department, known_ethnicity
 from radscale.datasets.public import LAYOUTS, layout_hint
 from radscale.datasets.report_files import ReportFile, open_reports
 from radscale.datasets.tables import read_csv
@@ -187,16 +188,14 @@ def decode_dicom(
         "view_position": image.view_position,
         "shifted_day": pseudonyms.shifted(image.patient_id, parse_date(image.study_date)),
         "study_second": parse_second(image.study_time),
+        "study_year": year_of(image.study_date),
         "sex": image.sex,
         "age_years": image.age_years,
         "manufacturer": image.manufacturer,
         "image_type": image.image_type,
         "white_boxes": [box._asdict() for box in painted],
+        "ethnicity": known_ethnicity(image.ethnicity, config.ethnicities),
+        "department": known_department(image.department, config.departments),
         "names": list(image.names),
     }
     return item
-
-
-def known_care_setting(value: str) -> str | None:
-    setting = value.strip().lower()
-    return setting if setting in CARE_SETTINGS else None

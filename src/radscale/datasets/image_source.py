@@ -20,6 +20,7 @@ from radscale.datasets.files import fill_padding, prepare_pixels
 from radscale.datasets.images import ImageEntry, image_entries, read_image_file
 from radscale.datasets.ingest_config import IngestConfig, Progress
 from radscale.datasets.labels import slug
+from radscale.datasets.patient_groups import known_department, known_ethnicity
 from radscale.datasets.public import LAYOUTS, PublicFolder, PublicImage, PublicOptions, detect_layout, layout_hint
 from radscale.datasets.report_scrubbing import scrub_report
 from radscale.datasets.tables import read_csv
@@ -223,11 +224,14 @@ def decode_image(folder: Path, config: IngestConfig, pseudonyms: Pseudonyms, ent
         "view_source": view_source,
         "view_position": entry.view_position or (header.view_position if header else ""),
         "shifted_day": pseudonyms.shifted(patient, entry.study_day),
+        "study_year": entry.study_year,
         "sex": entry.sex or (header.sex if header else None),
         "age_years": header.age_years if header and entry.age_years is None else entry.age_years,
         "manufacturer": manufacturer,
         "image_type": header.image_type if header else None,
         "white_boxes": [box._asdict() for box in painted],
+        "ethnicity": known_ethnicity(entry.ethnicity or (header.ethnicity if header else ""), config.ethnicities),
+        "department": known_department(entry.department or (header.department if header else ""), config.departments),
         "care_setting": entry.care_setting if entry.care_setting in CARE_SETTINGS else None,
         "part": entry.part,
         "masks": [{"task": task, "png": _mask_png(draw(pixels.shape), item.size)} for task, draw in entry.masks.items()],

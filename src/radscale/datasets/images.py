@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from radscale.datasets.deidentification import parse_date
+from radscale.datasets.deidentification import parse_date, year_of
 from radscale.datasets.dicom import normalise_view_position, parse_age, view_of
 from radscale.datasets.exclusions import Excluded
 
@@ -26,12 +26,15 @@ class ImageEntry:
     patient: str
     study: str
     study_day: int | None
+    study_year: int | None
     view: str
     view_position: str
     sex: str | None
     age_years: int | None
     manufacturer: str | None
     care_setting: str | None
+    ethnicity: str
+    department: str
     texts: dict[str, str]
     names: tuple[str, ...]
     """Names and numbers of the patient, only to be scrubbed from the report."""
@@ -64,12 +67,15 @@ def image_entries(table: list[dict[str, str]], columns: dict[str, str]) -> list[
                 patient=patient,
                 study=f"{patient}\0{value('study')}" if value("study") else value("image"),
                 study_day=_day(value("study_day")),
+                study_year=year_of(value("study_day")),
                 view=view,
                 view_position=position,
                 sex=_sex(value("sex")),
                 age_years=_age(value("age")),
                 manufacturer=value("manufacturer") or None,
                 care_setting=value("care_setting").lower() or None,
+                ethnicity=value("ethnicity"),
+                department=value("department"),
                 texts={name: value(name) for name in ("report", "indication", "comparison", "findings", "impression")},
                 names=tuple(part for part in re.split(r"[\^\s,]+", value("name")) if len(part) > 2)
                 + tuple(text for text in (patient, value("study"), value("name")) if len(text) > 3),

@@ -22,6 +22,7 @@ from radscale.datasets.compact_set import CompactSet
 from radscale.datasets.dataset_tables import (
     RETRIED,
     count_pixels,
+    count_years,
     images_of,
     old_parts,
     write_exclusions,
@@ -430,6 +431,7 @@ def _write_tables(
         "studies": counts["studies"],
         "links": links,
         **count_pixels(tables / "manifest.parquet"),
+        "years": count_years(journal, {} if old.settings is None else old.settings["counts"].get("years", {})),
         **report_counts,
         "table_encoding": reader.encoding,
         "not_read": not_read,

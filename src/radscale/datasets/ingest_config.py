@@ -62,9 +62,14 @@ class IngestConfig:
     """Images: table with one row per image, relative to the folder."""
     columns: dict[str, str] = field(default_factory=lambda: {"image": "image_path", "patient": "patient_id"})
     """Images: roles to column names: image, patient; optional study, study_day (a date or a count of days), report, the
-    sections, sex, age, view, manufacturer, care_setting, and name (never kept: only scrubbed from the report)."""
+    sections, sex, age, view, manufacturer, care_setting, ethnicity, department, and name (never kept: only scrubbed from the
+    report)."""
     labels: dict[str, str] = field(default_factory=dict)
     """Images: label columns and their kind: "binary" (1, 0, blank), "categorical" (one value), or "multiple" ("a|b")."""
+    ethnicities: dict[str, str] = field(default_factory=dict)
+    """This hospital's words for ethnicities (in small letters) to the group that is kept, before the rules (docs/ingest.md)."""
+    departments: dict[str, str] = field(default_factory=dict)
+    """This hospital's words for departments (in small letters) to the one that is kept, before the rules (docs/ingest.md)."""
     default_view: Literal["frontal", "lateral", "unknown"] = "unknown"
     """View of images whose table or header does not say it, where the owner knows."""
     view_from_pixels: FromPixels = "absent"

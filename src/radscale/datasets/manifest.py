@@ -34,6 +34,8 @@ MANIFEST_SCHEMA = pa.schema(
         ("view_source", pa.string()),
         ("image_type", pa.string()),
         ("white_boxes", pa.list_(WHITE_BOX)),
+        ("ethnicity", pa.string()),
+        ("department", pa.string()),
     ]
 )
 
@@ -49,12 +51,14 @@ JOURNAL_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("names", pa.list_(pa.string())),
+        ("study_year", pa.int32()),
         ("part", pa.string()),
         ("entry_number", pa.int32()),
         ("masks", pa.list_(pa.struct([("task", pa.string()), ("png", pa.binary())]))),
     ]
 )
-"""One row per input while an ingest runs: an image, or (with a reason) an exclusion. `names` are to be scrubbed."""
+"""One row per input while an ingest runs: an image, or (with a reason) an exclusion. `names` are to be scrubbed,
+and `study_year`, the true one, is only counted."""
 
 EXCLUSIONS_SCHEMA = pa.schema(
     [("source", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("batch", pa.int32())]

@@ -26,7 +26,7 @@ STEPS = "radscale.experiment.steps"
 # Raised when the meaning of a stage changes: what an older version made does not count as done.
 VERSIONS = {
     "phantom": 3,
-    "datasets": 4,
+    "datasets": 5,
     "extraction": 2,
     "agreement": 2,
     "open_weights": 3,

@@ -172,8 +172,10 @@ def _dataset_facts(study: "Study", name: str) -> dict[str, Any]:
     }
     if ages:
         rows["median age"] = f"{sorted(ages)[len(ages) // 2]} years"
-    for column, label in (("sex", "sex"), ("care_setting", "care setting"), ("manufacturer", "scanner manufacturer")):
-        counts = Counter(value for value in manifest[column].to_pylist() if value)
+    labels = {"sex": "sex", "ethnicity": "ethnicity", "care_setting": "care setting", "manufacturer": "scanner manufacturer"}
+    for column, label in labels.items():
+        values = manifest[column].to_pylist() if column in manifest.column_names else []
+        counts = Counter(value for value in values if value)
         if counts:
             known = sum(counts.values())
             rows[label] = ", ".join(f"{value} {100 * count / known:.0f} %" for value, count in counts.most_common(6))
