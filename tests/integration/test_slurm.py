@@ -1,4 +1,4 @@
-"""The job script of docs/training.md on a real Slurm of one node: stopped, requeued, done as if nothing had happened."""
+"""The documented job scripts on a real Slurm of one node: stopped, requeued, killed, done as if nothing had happened."""
 
 import os
 import re
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from blob_dataset import ENCODER, write_dataset
+from dirty_archive import digests
 from radscale.models import build_encoder
+from radscale.phantom import PhantomConfig, generate_archive
 from radscale.training import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +134,46 @@ def wait(until: Callable[[], bool], log: Path | None = None, seconds: float = 18
     while not until():
         assert time.monotonic() < end, log.read_text() if log is not None and log.exists() else "waited for too long"
         time.sleep(0.1)
+
+
+def test_an_array_ingests_what_one_machine_does(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """The script of docs/ingest.md; the first part is killed, and the job that ends it all decodes what is missing."""
+    generate_archive(PhantomConfig(num_patients=12, seed=1), tmp_path / "archive")
+    (tmp_path / "key").write_text("ab" * 32 + "\n")
+    (tmp_path / "key").chmod(0o600)
+
+    def command(out: str) -> str:
+        return " ".join([*RADSCALE, "ingest", "archive", "--out", out, "--secret", "key"])
+
+    documented = (ROOT / "docs" / "ingest.md").read_text()
+    script = re.search(r"#!/bin/bash\n#SBATCH --array.*?(?=```)", documented, re.DOTALL)
+    last = re.search(r'sbatch --dependency=afterany:JOB --wrap "(.*?)"', documented)
+    assert script is not None
+    assert last is not None
+    text = script.group().replace("--array=1-16 --cpus-per-task=16", "--array=1-4 --cpus-per-task=1 --output=part.%a")
+    text = text.replace("/16", "/4").replace("--workers 16", "--workers 1")
+    assert (
+        text.count("radscale ingest ARCHIVE --out DATASET") == 1 == last.group(1).count("radscale ingest ARCHIVE --out DATASET")
+    )
+    text = text.replace("radscale ingest ARCHIVE --out DATASET", command("ds"))
+    (tmp_path / "array.sh").write_text(text.replace("srun", '[ "$SLURM_ARRAY_TASK_ID" = 1 ] && exit 1\nsrun'))
+
+    def send(*arguments: str) -> str:
+        sent = ["sbatch", "--parsable", *arguments]
+        done = subprocess.run(sent, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=cluster)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    array = send("array.sh")
+    wrapped = last.group(1).replace("radscale ingest ARCHIVE --out DATASET", command("ds"))
+    number = send(f"--dependency=afterany:{array}", "--output=last", "--wrap", wrapped)
+
+    def ended() -> bool:
+        shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, timeout=60, env=cluster)
+        return "JobState=COMPLETED" in shown.stdout or "JobState=FAILED" in shown.stdout
+
+    wait(ended)
+    said = (tmp_path / "last").read_text() + "".join(path.read_text() for path in tmp_path.glob("part.*"))
+    assert len(list(tmp_path.glob("part.[234]"))) == 3, said
+    subprocess.run(command("alone").split(), cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert digests(tmp_path / "ds") == digests(tmp_path / "alone"), said

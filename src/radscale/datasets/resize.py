@@ -16,6 +16,8 @@ from radscale.errors import InputError
 POLE = np.sqrt(3.0) - 2.0
 SPLINE_RADIUS = 21
 GAUSSIAN_RADIUS_SIGMAS = 5.0
+NEGLIGIBLE = 1e-7
+"""Weights below it, two thirds of all, are beyond the precision of the float32 values that they would be added to."""
 
 
 def resize_shorter_side(image: np.ndarray, size_px: int = 518, *, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -59,7 +61,9 @@ def resize_operator(length: int, new_length: int) -> sparse.csr_matrix:
     factor = length / new_length
     if factor > 1:
         operator = operator @ _gaussian_matrix(length, np.sqrt((factor**2 - 1) / (8 * np.log(2))))
-    return operator.astype(np.float32).tocsr()
+    operator.data[np.abs(operator.data) < NEGLIGIBLE] = 0
+    operator.eliminate_zeros()
+    return operator.astype(np.float32)
 
 
 def _spline_matrix(length: int, new_length: int) -> sparse.csr_matrix:
