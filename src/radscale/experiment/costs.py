@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from radscale.analysis.budgeted_design import propose_design
+from radscale.datasets.burned_in_text import MAX_ENLARGEMENT, SHORTER_SIDE_PX
 from radscale.errors import InputError
 from radscale.experiment.build import build
 from radscale.experiment.settings import DatasetSource, ImagesSource, PhantomSource
@@ -36,7 +37,9 @@ PHANTOM_FRONTAL_SHARE = 0.8
 PHANTOM_SECONDS_PER_PATIENT = 0.09
 INGEST_SECONDS_PER_IMAGE = 0.003
 INGEST_SECONDS_PER_PIXEL = 2e-8
+TEXT_SECONDS_PER_PIXEL = 9e-8
 STORED_PIXELS_OF_A_FILE = 7.5e6
+SEARCHED_PIXELS = 1.2 * SHORTER_SIDE_PX**2
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 REPORT_SECONDS = 5e-4
 BOOTSTRAP_SECONDS = 5e-9
@@ -165,8 +168,7 @@ class CostModel:
             assert isinstance(source, PhantomSource)
             work[step.name] = source.num_patients * PHANTOM_SECONDS_PER_PATIENT / self.hardware.num_devices
         for name, step in self.design.datasets.items():
-            per_image = INGEST_SECONDS_PER_IMAGE + self._stored_pixels(name) * INGEST_SECONDS_PER_PIXEL
-            work[step.name] = self.num_images(name) * per_image / self.hardware.num_devices
+            work[step.name] = self.num_images(name) * self._ingest_seconds(name) / self.hardware.num_devices
         for name, step in self.design.labels.items():
             work[step.name] = self.num_images(name) * REPORT_SECONDS
         for run in self.design.runs:
@@ -262,6 +264,14 @@ class CostModel:
         """Training images of a probe and test images."""
         splits, images = self.settings.datasets[dataset].splits, self._num_probed(dataset)
         return min(images * splits.train, max_train or math.inf), images * splits.test
+
+    def _ingest_seconds(self, dataset: str) -> float:
+        """Of one file."""
+        pixels = self._stored_pixels(dataset)
+        settings = self.design.datasets[dataset].config
+        treatment = settings.get("burned_in_text") or ("mask" if settings.get("layout") is None else "keep")
+        searched = min(MAX_ENLARGEMENT**2 * pixels, SEARCHED_PIXELS) if treatment == "mask" else 0
+        return INGEST_SECONDS_PER_IMAGE + pixels * INGEST_SECONDS_PER_PIXEL + searched * TEXT_SECONDS_PER_PIXEL
 
     def _stored_pixels(self, dataset: str) -> float:
         """Of one file: known for a phantom, looked up in a few files of an image folder, else those of a radiograph."""
