@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from radscale.datasets.dataset import Dataset
+from radscale.datasets.dataset_tables import OTHER_YEARS
 from radscale.datasets.exclusions import REASONS
 from radscale.datasets.manifest import rank_column
+from radscale.datasets.patient_groups import SMALLEST_CELL
 from radscale.datasets.splits import SPLITS
 
-SMALLEST_CELL = 10
 NUM_VALUES = 15
 """Values of a column that have a row of their own; the others are one row."""
 AGE_GROUPS = ("0-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70-79", "80-89", "90 and older")
@@ -160,14 +161,12 @@ def _ages(images: duckdb.DuckDBPyRelation) -> Counted:
 
 
 def _years(years: Mapping[str, int]) -> Counted:
-    rows = told_parts([(year, years.get(year, 0)) for year in map(str, range(*_span(years)))])
+    known = sorted(int(year) for year in years if year != OTHER_YEARS)
+    named = map(str, range(known[0], known[-1] + 1)) if known else []
+    rows = told_parts([(year, years.get(year, 0)) for year in [*named, *([OTHER_YEARS] if OTHER_YEARS in years else [])]])
     return Counted(
         "Year of the study, studies", rows, sum(years.values()), "True years, counted by the ingest; no table holds them."
     )
-
-
-def _span(years: Mapping[str, int]) -> tuple[int, int]:
-    return (min(map(int, years)), max(map(int, years)) + 1) if years else (0, 0)
 
 
 def _visits(images: duckdb.DuckDBPyRelation) -> Counted:

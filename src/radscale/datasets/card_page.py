@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from radscale.datasets.card import SMALLEST_CELL, Card, Counted
+from radscale.datasets.card import Card, Counted
+from radscale.datasets.patient_groups import SMALLEST_CELL
 from radscale.datasets.pictures import jpeg_uri
 
 TILE_PX = 150

@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 from radscale.datasets.ingest_config import IngestConfig
 from radscale.datasets.journal import Journal, write_durably
 from radscale.datasets.manifest import EXCLUSIONS_SCHEMA, MASK_SCHEMA, OFFICIAL_SPLITS_SCHEMA, manifest_schema, rank_column
+from radscale.datasets.patient_groups import SMALLEST_CELL
 from radscale.datasets.splits import SPLITS, split_patients
 from radscale.datasets.subsets import STRATA, patient_codes, ranks_of_codes, strata_of
 
+OTHER_YEARS = "others"
 RETRIED = ("unreadable", "missing_file", "hung", "crashed")
 """Exclusions that a later ingest tries again: a file may have been still on its way, or a machine short of memory."""
 
@@ -142,7 +144,7 @@ def count_pixels(manifest: Path) -> dict[str, dict[str, int]]:
 
 
 def count_years(journal: Journal, before: Mapping[str, int]) -> dict[str, int]:
-    """Studies by their true year, which no table holds.
+    """Studies by their true year, which no table holds; years of fewer than ten are `others`.
 
     Args:
         journal: of this ingest.
@@ -152,10 +154,13 @@ def count_years(journal: Journal, before: Mapping[str, int]) -> dict[str, int]:
         images_of(table).select(["study_id", "study_year"]) for table in journal.tables(["study_id", "study_year", "reason"])
     ]
     studies = pa.concat_tables(parts).group_by("study_id").aggregate([("study_year", "min")])
-    years = Counter({int(year): count for year, count in before.items()})
+    years = Counter(before)
     for pair in pc.drop_null(studies["study_year_min"]).value_counts().to_pylist():
-        years[pair["values"]] += pair["counts"]
-    return {str(year): count for year, count in sorted(years.items())}
+        years[str(pair["values"])] += pair["counts"]
+    few = [year for year, count in years.items() if year != OTHER_YEARS and count < SMALLEST_CELL]
+    if few:
+        years[OTHER_YEARS] += sum(years.pop(year) for year in few)
+    return dict(sorted(years.items()))
 
 
 def _all_columns(journal: Journal, old: Path | None, batch: int, others: list[str]) -> pa.Table:

@@ -4,6 +4,9 @@ which somebody wrote a name tells nobody's."""
 import re
 from collections.abc import Mapping
 
+SMALLEST_CELL = 10
+"""Fewer people, or studies, than these are not told apart in what is counted: they may be known."""
+
 ETHNICITIES = {
     "hispanic": r"hispanic|latin[oax]?",
     "black": r"black|african",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STEPS = "radscale.experiment.steps"
 # Raised when the meaning of a stage changes: what an older version made does not count as done.
 VERSIONS = {
-    "phantom": 3,
+    "phantom": 4,
     "datasets": 5,
     "extraction": 2,
     "agreement": 2,

@@ -374,6 +374,10 @@ def _dicom_bytes(
     header.PatientName, header.PatientID = person.name, person.patient_id
     header.PatientBirthDate, header.PatientSex = person.birth.strftime("%Y%m%d"), person.anatomy.sex
     header.PatientAge = f"{age:03d}Y"
+    groups = HOSPITALS[config.hospital].ethnic_groups
+    header.EthnicGroup = str(
+        np.random.default_rng([config.seed, 18, person.index]).choice(list(groups), p=list(groups.values()))
+    )
     header.BodyPartExamined = "CHEST"
     header.BurnedInAnnotation = "NO"
     if rng.random() > HOSPITALS[config.hospital].missing_view_rate:

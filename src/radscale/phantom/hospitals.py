@@ -19,6 +19,8 @@ class Hospital:
     device_rates: dict[str, float]
     incorrect_rate: float
     missing_view_rate: float
+    ethnic_groups: dict[str, float]
+    """What stands in Ethnic Group, to its share."""
     habits: Habits
 
 
@@ -66,6 +68,7 @@ HOSPITALS = {
         device_rates=DEVICE_RATES,
         incorrect_rate=0.14,
         missing_view_rate=0.06,
+        ethnic_groups={"White": 0.72, "Black/Afr. Amer.": 0.12, "Hispanic/Latino": 0.08, "Asian": 0.06, "Declined": 0.02},
         habits=Habits(0.88, 0.80, 0.60, 0.10, 0.55, terse=False),
     ),
     "public": Hospital(
@@ -78,6 +81,7 @@ HOSPITALS = {
         device_rates={key: rate * 0.7 for key, rate in DEVICE_RATES.items()},
         incorrect_rate=0.10,
         missing_view_rate=0.25,
+        ethnic_groups={"W": 0.6, "B": 0.2, "ASIAN": 0.12, "": 0.08},
         habits=Habits(0.80, 0.55, 0.35, 0.15, 0.35, terse=True),
     ),
 }
