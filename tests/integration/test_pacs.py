@@ -14,6 +14,7 @@ from dicom_makers import SECRET, make_dicom
 from dirty_archive import digests
 from orthanc import INSTALLED, PASSWORD, USER, Orthanc, running_orthanc
 from radscale.datasets import IngestConfig, ingest, verify_dataset
+from radscale.datasets.pacs import Pacs
 from radscale.errors import InputError
 
 pytest.importorskip("dicomweb_client")
@@ -159,3 +160,11 @@ def test_what_the_pacs_has_lost_is_an_exclusion_that_a_later_ingest_tries_again(
     counts = ingest(CONFIG, pacs.address, out, secret=SECRET, num_workers=1, add=True)
     assert (counts["inputs"], counts["images"], counts["excluded"]) == (10, 10, {})
     assert verify_dataset(out) == []
+
+
+def test_no_study_is_lost_on_later_pages(pacs: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orthanc 1.10 ends a search by modality after its first page."""
+    monkeypatch.setattr("radscale.datasets.pacs.PAGE_ROWS", 4)
+    pacs.store(write_files(tmp_path / "folder", range(60)))
+    listed = [entry.path for entry in Pacs(pacs.address, retry_seconds=1.0).listing(tmp_path, None)]
+    assert listed == sorted(str(path.relative_to(tmp_path / "folder")) for path in (tmp_path / "folder").rglob("*.dcm"))

@@ -65,7 +65,7 @@ def image(number: int, instance: str, modality: str = "DX") -> dict[str, str]:
     return {"0020000E": f"1.{number}.2", "00080018": instance, "00080060": modality}
 
 
-@pytest.mark.parametrize("server", ["most pages", "no offsets", "no modalities"])
+@pytest.mark.parametrize("server", ["most pages", "no offsets", "no modalities", "filters end early"])
 def test_all_images_are_listed_whatever_the_server_makes_of_pages_and_filters(
     serve: Callable[..., str], tmp_path: Path, server: str
 ) -> None:
@@ -73,15 +73,29 @@ def test_all_images_are_listed_whatever_the_server_makes_of_pages_and_filters(
         start = 0 if server == "no offsets" else int(query.get("offset", 0))
         most = 3 if server == "most pages" else 1000
         if path == "/base/studies":
-            if server != "no modalities" and query["ModalitiesInStudy"] != "DX":
+            if server == "filters end early" and start and "ModalitiesInStudy" in query:  # as Orthanc 1.10 does
                 return 204, {}, b""
-            return found(*map(study, range(7)[start : start + most]))
+            held = {} if server == "no modalities" else {"00080061": "DX"}
+            rows = [study(number) | held for number in range(7)]
+            if held:
+                rows[3:3] = [study(100 + number) | {"00080061": "MR"} for number in range(5)]
+            return found(*rows[start : start + most])
         number = int(path.split("/")[3].split(".")[1])
         images = [image(number, f"1.{number}.2.{n}") for n in (10, 9)] + [image(number, "8.8", "CT")]
         return found(*images[start : start + most])
 
     entries = list(Pacs(serve(answer), retry_seconds=1).listing(tmp_path, None))
     assert [entry.path for entry in entries] == [f"1.{s}/1.{s}.2/1.{s}.2.{n}.dcm" for s in range(7) for n in (10, 9)]
+
+
+def test_a_server_that_gives_its_first_page_again_and_again_is_not_believed(serve: Callable[..., str], tmp_path: Path) -> None:
+    """It knows no offsets and stops at the limit: what follows would be lost, and nobody would see it."""
+
+    def answer(path: str, query: dict[str, str]) -> Answer:
+        return found(*map(study, range(int(query["limit"])))) if path == "/base/studies" else found()
+
+    with pytest.raises(InputError, match=r"gives its first 1,000 studies again and again.*filters"):
+        list(Pacs(serve(answer), retry_seconds=1).listing(tmp_path, None))
 
 
 def test_ids_that_are_none_become_inputs_that_are_excluded_and_never_addresses(
